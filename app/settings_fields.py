@@ -1,0 +1,139 @@
+"""What one setting is made of: its name, unit, range and help, and the types that lists and keys are read into.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+
+def _split(value: object) -> object:
+    """``"a, b,,b"`` -> ``("a", "b")``; anything but text passes as it is."""
+    if not isinstance(value, str):
+        return value
+    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+class UpstreamKey(BaseModel):
+    """One upstream credential: its secret, its label in logs, its share of traffic and its models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    value: SecretStr
+    name: str = ""
+    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    models: tuple[str, ...] = ()
+
+    def get_secret_value(self) -> str:
+        """The credential in clear text; never log it."""
+        return self.value.get_secret_value()
+
+
+def _keys(value: object) -> object:
+    """Turn text, secrets and mappings into labelled key mappings, without duplicates, in order."""
+    parts = _split(value)
+    if not isinstance(parts, (list, tuple)):
+        return parts
+    keys: dict[str, object] = {}
+    for part in parts:
+        given = part.model_dump() if isinstance(part, UpstreamKey) else part
+        entry = dict(given) if isinstance(given, Mapping) else {"value": given}
+        secret = entry.get("value")
+        text = secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
+        entry["name"] = entry.get("name") or f"key-{len(keys) + 1}"
+        keys.setdefault(text, entry)
+    return tuple(keys.values())
+
+
+def off_or_a_second(value: float) -> float:
+    """Zero (off) or at least one second."""
+    if 0 < value < 1:
+        raise ValueError("between off and one second")
+    return value
+
+
+def _without_slash(url: str) -> str:
+    """A base URL to which a path that starts with a slash can be appended."""
+    return url.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_without_slash)]
+Keys = Annotated[tuple[UpstreamKey, ...], BeforeValidator(_keys)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+
+
+def setting(env: str, default: object, help_text: str, unit: str = "", **more: Any) -> Any:
+    """A pydantic field that also knows its environment names (comma-separated) and its unit."""
+    extra = {"env": env.split(), "unit": unit, "shown": more.pop("shown", None), "note": more.pop("note", None)}
+    if callable(default):
+        more["default_factory"] = default
+    else:
+        more["default"] = default
+    return Field(description=help_text, json_schema_extra=extra, **more)
+
+
+def seconds(env: str, default: float, low: float, high: float, help_text: str) -> Any:
+    return setting(env, default, help_text, "s", ge=low, le=high, allow_inf_nan=False)
+
+
+def count(env: str, default: int, low: int, high: int, help_text: str, unit: str = "") -> Any:
+    return setting(env, default, help_text, unit, ge=low, le=high)
+
+
+class Row(NamedTuple):
+    """One line of the settings table: how a field is called, what it takes, what it means."""
+
+    attribute: str
+    env: tuple[str, ...]
+    default: str
+    unit: str
+    allowed: str
+    help: str
+    secret: bool
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
+def plain(value: object) -> str:
+    """A default as one writes it in the environment."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _bounds(field: FieldInfo) -> Iterator[str]:
+    for sign, name in ((">", "gt"), ("", "ge"), ("to ", "le")):
+        for rule in field.metadata:
+            if getattr(rule, name, None) is not None:
+                yield f"{sign}{plain(getattr(rule, name))}"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The allowed range in words: ``1 to 64 threads``, ``true or false``, ``json or console``."""
+    extra = _extra(field)
+    if extra["note"]:
+        return f"{extra['note']} {extra['unit']}".strip()
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(get_args(field.annotation))
+    if field.annotation is bool:
+        return "true or false"
+    return f"{' '.join(_bounds(field))} {extra['unit']}".strip()
+
+
+def row(name: str, field: FieldInfo) -> Row:
+    """Describe one field of the settings class."""
+    extra = _extra(field)
+    default = extra["shown"] or plain(None if field.default is PydanticUndefined else field.default)
+    secret = name in ("anthropic_api_keys", "gateway_api_keys")
+    return Row(name, tuple(extra["env"]), default, extra["unit"], _allowed(field), field.description or "", secret)

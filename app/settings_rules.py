@@ -1,0 +1,202 @@
+"""Rules that take more than one field: unknown names, URLs, certificates, who may reach the credentials.
+
+Each returns sentences that name the variable, its value (never a secret) and what is allowed.
+Runs on: start-up.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, urlsplit
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+OWN_PREFIXES: Final = (
+    "ANTHROPIC_",
+    "PENSTOCK_",
+    "GATEWAY_",
+    "ROUTER_",
+    "PRODUCTION_",
+    "STREAM_",
+    "RETRY_",
+    "UPSTREAM_",
+    "HTTP_POOL_",
+    "HTTP_KEEPALIVE_",
+)
+# Read by the official SDKs and tools (anthropic 2.11, `grep -rho 'ANTHROPIC_[A-Z_]*'`); not ours to judge.
+SDK_NAMES: Final = re.compile(
+    r"ANTHROPIC_(BASE_URL|AUTH_TOKEN|API_VERSION|MODEL|SMALL_FAST_MODEL|CUSTOM_|LOG|DEFAULT_|BETAS|PROFILE"
+    r"|CONFIG_DIR|ENVIRONMENT_|AWS_|BEDROCK_|VERTEX_|FOUNDRY_|GOOGLE_|ORGANIZATION_ID|IDENTITY_TOKEN"
+    r"|WORKSPACE_ID|FEDERATION_|WORK_|WEBHOOK_|SESSION_ID|OPEN_TELEMETRY|SERVICE_ACCOUNT_ID|SCOPE)"
+)
+# Kubernetes sets these for every service of the namespace; a service called "penstock" is likely.
+SERVICE_LINKS: Final = re.compile(
+    r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+SECRET_NAMES: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
+SECRET_VALUES: Final = re.compile(r"sk-|//[^/]*@")
+PEM_MARK: Final = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
+
+
+def redacted(name: str, value: str) -> str:
+    """``value`` as a fault may show it: hidden when its name or its look says secret, cut at 80 characters."""
+    if SECRET_NAMES.search(name) or SECRET_VALUES.search(value):
+        return "[hidden]"
+    return value if len(value) <= 80 else value[:77] + "..."
+
+
+def unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterator[str]:
+    """Variables that look like ours and are not, each with the nearest known name."""
+    for name in sorted(environ):
+        if name in known or not name.startswith(OWN_PREFIXES):
+            continue
+        if SDK_NAMES.match(name) or SERVICE_LINKS.fullmatch(name):
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else "`penstock settings` lists all names."
+        yield f"{name}={redacted(name, environ[name])}: unknown setting; {hint}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach ``host``."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def across(settings: Settings, labels: Mapping[str, str], failed: Iterable[str]) -> list[str]:
+    """All rules that look at more than a single field's range.
+
+    Args:
+        settings: Values, with defaults in place of those in ``failed``.
+        labels: What each attribute is called in a fault.
+        failed: Attributes already complained about; rules that need one of them are skipped.
+    """
+    bad = set(failed)
+    found: list[str] = []
+    for needs, rule in (
+        ({"anthropic_upstream_url", "allow_plaintext_upstream"}, _upstream),
+        ({"public_url"}, _public),
+        ({"ssl_cert_file"}, _certificates),
+        ({"anthropic_api_keys", "gateway_api_keys"}, _printable),
+        ({"anthropic_concurrency", "anthropic_buffer_size"}, _buffer),
+        ({"retry_429_interval_s", "retry_backoff_max_s"}, _backoff),
+        ({"anthropic_api_keys", "gateway_api_keys", "host", "gateway_allow_anonymous"}, _anonymous),
+    ):
+        if not needs & bad:
+            found += rule(settings, labels)
+    return found
+
+
+def _split_url(url: str) -> SplitResult | None:
+    """The parts of an http(s) URL that has a host and a valid port, or None."""
+    if not url.isascii() or re.search(r"[\s\\\x00-\x1f\x7f]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.hostname and port_is_valid else None
+
+
+def _url(label: str, url: str) -> Iterator[str]:
+    parts = _split_url(url)
+    start = f"{label}={redacted('', url)}: "
+    if parts is None:
+        yield start + "allowed is an http:// or https:// URL with a host."
+    elif "@" in parts.netloc:
+        yield start + "a user or password in the URL is not allowed; credentials belong in ANTHROPIC_API_KEYS."
+    elif "?" in url or "#" in url:
+        yield start + "a query or fragment is not allowed."
+
+
+def _upstream(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    url, label = settings.anthropic_upstream_url, labels["anthropic_upstream_url"]
+    yield from _url(label, url)
+    parts = _split_url(url)
+    plain = parts is not None and parts.scheme == "http" and not is_loopback(parts.hostname or "")
+    if plain and not settings.allow_plaintext_upstream:
+        yield (
+            f"{label}={redacted('', url)}: plain http is allowed to this host only; "
+            "use https:// or set ALLOW_PLAINTEXT_UPSTREAM=true."
+        )
+
+
+def _public(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    if settings.public_url is not None:
+        yield from _url(labels["public_url"], settings.public_url)
+
+
+def _certificates(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    """The file must be readable and hold PEM certificates; looked at by marker, since ssl may not be imported."""
+    path = settings.ssl_cert_file
+    if path is None:
+        return
+    start = f"{labels['ssl_cert_file']}={redacted('', path)}: "
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        yield start + f"cannot be read ({error.strerror}); allowed is a PEM file with certificates."
+        return
+    if not PEM_MARK.search(content):
+        yield start + "holds no certificate; allowed is a PEM file with certificates."
+
+
+def _printable(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    """A key travels in a header: no spaces, no control characters, ASCII only."""
+    groups = {
+        "anthropic_api_keys": [key.get_secret_value() for key in settings.anthropic_api_keys],
+        "gateway_api_keys": [key.get_secret_value() for key in settings.gateway_api_keys],
+    }
+    for attribute, secrets in groups.items():
+        for place, secret in enumerate(secrets, 1):
+            if not re.fullmatch(r"[\x21-\x7e]+", secret):
+                yield f"{labels[attribute]}=[hidden]: key {place} must be printable ASCII without spaces."
+    names = [key.name for key in settings.anthropic_api_keys]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{labels['anthropic_api_keys']}=[hidden]: two keys are named {name!r}; names must differ."
+
+
+def _buffer(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    if settings.anthropic_buffer_size < settings.anthropic_concurrency:
+        yield (
+            f"{labels['anthropic_buffer_size']}={settings.anthropic_buffer_size}: buffer_size counts running and "
+            f"waiting together, so it must be at least {labels['anthropic_concurrency']} (concurrency)="
+            f"{settings.anthropic_concurrency}."
+        )
+
+
+def _backoff(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    if settings.retry_backoff_max_s < settings.retry_429_interval_s:
+        yield (
+            f"{labels['retry_backoff_max_s']}={settings.retry_backoff_max_s:g}: must be at least "
+            f"{labels['retry_429_interval_s']}={settings.retry_429_interval_s:g} s."
+        )
+
+
+def _anonymous(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    if open_to_strangers(settings, settings.host):
+        yield f"{labels['host']}={settings.host}: " + STRANGERS
+
+
+STRANGERS: Final = (
+    "upstream credentials are configured and no caller has to present a key, so this address would let anyone "
+    "spend them; set GATEWAY_API_KEYS, listen on 127.0.0.1, or set GATEWAY_ALLOW_ANONYMOUS=true."
+)
+
+
+def open_to_strangers(settings: Settings, host: str) -> bool:
+    """Whether listening on ``host`` would let anyone who can reach it spend the upstream credentials."""
+    guarded = not settings.anthropic_api_keys or settings.gateway_api_keys or settings.gateway_allow_anonymous
+    return not guarded and not is_loopback(host)
