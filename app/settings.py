@@ -38,7 +38,7 @@ from app.settings_fields import (
     setting,
 )
 
-__all__ = ["PROFILES", "Row", "Settings", "UpstreamKey", "load", "rows"]
+__all__ = ["PROFILES", "Row", "Settings", "UpstreamKey", "environment", "load", "rows"]
 
 
 def _cores() -> int:
@@ -354,6 +354,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def environment() -> dict[str, str]:
+    """A copy of the process environment, for whoever starts a process or asks for the platform."""
+    return dict(os.environ)
 
 
 def _validated(values: Mapping[str, object]) -> tuple[Settings, tuple[str, ...]]:

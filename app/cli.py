@@ -1,0 +1,109 @@
+"""The ``penstock`` command: each sub-command imports what it needs only when it runs.
+
+Runs on: start-up.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from app.errors import ConfigError
+from app.settings import rows
+
+# Commands that live with their subject: name -> module holding a click command called ``command``.
+ELSEWHERE: Final = {"demo": "app.demo", "bench": "app.bench.cli"}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command of another module when it is asked for, and lists only what exists."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, sorted."""
+        return sorted([*super().list_commands(ctx), *(name for name in ELSEWHERE if _exists(name))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in ELSEWHERE or not _exists(cmd_name):
+            return super().get_command(ctx, cmd_name)
+        from importlib import import_module
+
+        found = import_module(ELSEWHERE[cmd_name]).command
+        return found if isinstance(found, click.Command) else None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; faulty settings are printed one a line and end with exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            click.echo("\n".join(error.faults), err=True)
+            ctx.exit(2)
+
+
+def _exists(name: str) -> bool:
+    """Whether the module of a command is part of this installation; looked up without importing it."""
+    return Path(__file__).parents[1].joinpath(*ELSEWHERE[name].split(".")).with_suffix(".py").is_file()
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="penstock")
+def main() -> None:
+    """Penstock, an Anthropic-native LLM gateway."""
+
+
+@main.command()
+@click.option("--offline", is_flag=True, help="Do not talk to the upstream.")
+def check(offline: bool) -> None:
+    """Look for what would hurt in production; name the line to change. Exit 1 if something fails."""
+    from app.check import FAIL, findings
+
+    worst = 0
+    for finding in findings(offline=offline):
+        click.echo(finding.line())
+        worst = max(worst, int(finding.level == FAIL))
+    sys.exit(worst)
+
+
+@main.command()
+@click.option("--markdown", is_flag=True, help="As a table for the README.")
+def settings(markdown: bool) -> None:
+    """List every setting: name, default, allowed values, meaning."""
+    click.echo(markdown_table() if markdown else plain_table())
+
+
+@main.command()
+@click.option("--plain", type=click.IntRange(0, 65535), help="Port for plain HTTP; 0 takes a free one.")
+@click.option("--tls", type=click.IntRange(0, 65535), help="Port for HTTPS; 0 takes a free one.")
+@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Where ca.pem goes.")
+@click.option("--replay", type=click.Path(exists=True, path_type=Path), help="Recorded traffic to answer with.")
+@click.option("--max-streams", type=click.IntRange(1, 2**31 - 1), help="SETTINGS_MAX_CONCURRENT_STREAMS.")
+def simulator(
+    plain: int | None, tls: int | None, directory: Path | None, replay: Path | None, max_streams: int | None
+) -> None:
+    """Run the embedded fake Anthropic provider until interrupted."""
+    if plain is None and tls is None:
+        raise click.UsageError("Name a port: --plain PORT, --tls PORT, or both.")
+    from app.simulator.server import Options, serve
+
+    given = {"plain_port": plain, "tls_port": tls, "directory": directory, "replay": replay}
+    given["max_streams"] = max_streams
+    serve(Options(**{name: value for name, value in given.items() if value is not None}))
+
+
+def markdown_table() -> str:
+    """The settings as a Markdown table."""
+    lines = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
+    for row in rows():
+        names = ", ".join(f"`{name}`" for name in row.env)
+        lines.append(f"| {names} | {row.default} | {row.allowed} | {row.help} |")
+    return "\n".join(lines)
+
+
+def plain_table() -> str:
+    """The settings as indented text, one paragraph each."""
+    return "\n\n".join(
+        f"{', '.join(row.env)}\n    {row.help}\n    default {row.default}; allowed {row.allowed}" for row in rows()
+    )

@@ -1,0 +1,83 @@
+"""Server settings and worker hooks, derived from the same ``Settings`` as the application.
+
+gunicorn reads this file by itself; GUNICORN_CMD_ARGS and the command line override it. Faulty settings end
+the process with exit code 2, one fault a line, before a socket is opened. Nothing here imports ssl or httpx:
+gevent patches later, in the worker, and the hooks import the application only then.
+Runs on: start-up.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from app.errors import ConfigError
+from app.settings import load
+from app.settings_rules import STRANGERS, open_to_strangers
+
+
+def _stop(faults: tuple[str, ...]) -> NoReturn:
+    sys.stderr.write("".join(f"{fault}\n" for fault in faults))
+    sys.exit(2)
+
+
+try:
+    settings = load()
+except ConfigError as error:
+    _stop(error.faults)
+
+_host = f"[{settings.host}]" if ":" in settings.host else settings.host
+_memory = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat file must not wait for a disk
+
+proc_name = "penstock"
+bind = f"{_host}:{settings.port}"
+worker_class = "gevent"
+workers = settings.web_concurrency
+worker_connections = settings.worker_connections
+threads = settings.threads  # gthread only
+keepalive = 100  # s; longer than a PaaS router keeps its idle connections (Heroku 90 s)
+graceful_timeout = math.ceil(settings.drain_timeout_s) + 3  # s; the streams' terminal events still go out
+timeout = 60  # s of a silent worker, not of a long request
+max_requests = 0  # recycling would cut live streams
+preload_app = False
+control_socket_disable = True
+accesslog = None  # one line per exchange is written by the gateway itself
+loglevel = settings.log_level
+limit_request_line = 8190  # bytes; the most gunicorn can bound
+limit_request_fields = 200
+limit_request_field_size = 32_768  # bytes
+if _memory.is_dir() and os.access(_memory, os.W_OK):
+    worker_tmp_dir = str(_memory)
+
+
+def on_starting(server: Any) -> None:
+    """Refuse an address that ``--bind`` opened to strangers; let sync workers take as long as they need."""
+    for address in server.cfg.address:
+        if isinstance(address, tuple) and open_to_strangers(settings, address[0]):
+            _stop((f"bind={address[0]}:{address[1]}: {STRANGERS}",))
+    if server.cfg.worker_class_str == "sync" and server.timeout == timeout:
+        server.timeout = 0  # a sync worker is silent for as long as its request takes
+
+
+def post_worker_init(worker: Any) -> None:
+    """Start the bridge: gevent has patched, the application is loaded, no request has come yet."""
+    from app.factory import start_worker
+
+    start_worker(worker)
+
+
+def worker_int(worker: Any) -> None:
+    """SIGINT or SIGQUIT: stop at once."""
+    _stop_worker(worker)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """The worker is about to exit."""
+    _stop_worker(worker)
+
+
+def _stop_worker(worker: Any) -> None:
+    factory = sys.modules.get("app.factory")  # None: the worker never got as far as the application
+    if factory is not None:
+        factory.stop_worker(worker)
