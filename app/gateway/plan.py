@@ -1,0 +1,123 @@
+"""Turn an Exchange into a Plan: where it goes, with which headers, by when; a 4xx ends here, nothing sent.
+
+Pure: the clock and the credential are passed in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from app.errors import InvalidRequest
+from app.exchange import Exchange, Plan
+from app.providers.base import Endpoint, Provider
+from app.wire import headers as wire
+
+_TARGET = re.compile(r"/[\x21-\x7e]*")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?=[/?#\\]|%5c|%2f|$)", re.IGNORECASE)
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
+_MODEL_WINDOW_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What plans of one provider have in common; made once from the settings.
+
+    Attributes:
+        provider: The provider.
+        origin: ``scheme://host[:port]`` of the upstream.
+        base_path: Path in front of every target, or "".
+        version: Value for a missing version header.
+        strip_credentials: The gateway holds credentials: the caller's end here.
+        request_timeout_s: Whole non-stream exchange.
+        stream_timeout_s: Longest silence inside a stream or transfer.
+    """
+
+    provider: Provider
+    origin: str
+    base_path: str
+    version: str
+    strip_credentials: bool
+    request_timeout_s: float
+    stream_timeout_s: float
+
+    @classmethod
+    def of(cls, provider: Provider, url: str, **rest: object) -> Rules:
+        """Split ``url`` into origin and base path."""
+        parts = urlsplit(url)
+        return cls(
+            provider=provider,
+            origin=f"{parts.scheme}://{parts.netloc}",
+            base_path=parts.path.rstrip("/"),
+            **rest,  # type: ignore[arg-type]
+        )
+
+
+def check_target(target: str) -> None:
+    """Refuse targets that could mean another path upstream than they say.
+
+    Raises:
+        InvalidRequest: Not origin-form, raw control or non-ASCII characters, a fragment, or a dot segment.
+    """
+    if not _TARGET.fullmatch(target):
+        raise InvalidRequest(
+            "The request target must be a path in printable ASCII; percent-encode everything else."
+        )
+    if "#" in target:
+        raise InvalidRequest("The request target must not hold a fragment ('#').")
+    if "\\" in target:
+        raise InvalidRequest("The request target must not hold a backslash; send it as %5C.")
+    if _DOT_SEGMENT.search(target.partition("?")[0]):
+        raise InvalidRequest("The request target must not hold '.' or '..' segments, percent-encoded or not.")
+
+
+def endpoint_of(provider: Provider, target: str) -> Endpoint:
+    """The endpoint that ``target`` (path and query) belongs to."""
+    return provider.endpoint(target.partition("?")[0])
+
+
+def model_of(body: bytes) -> str:
+    """The model a JSON body names, for labels only: looked for near its two ends, never parsed; "" if not seen."""
+    found = _MODEL.search(body, 0, _MODEL_WINDOW_BYTES)
+    if found is None and len(body) > _MODEL_WINDOW_BYTES:
+        found = _MODEL.search(body, len(body) - _MODEL_WINDOW_BYTES)
+    return found.group(1).decode("utf-8", "replace") if found else ""
+
+
+def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | None, now: float) -> Plan:
+    """The plan for one exchange.
+
+    Args:
+        exchange: What the client sent.
+        rules: Of the provider.
+        endpoint: Of the target.
+        key: Our own upstream credential, or None to pass the caller's through.
+        now: Monotonic seconds.
+
+    Raises:
+        InvalidRequest: The target or a header may not be sent on.
+    """
+    check_target(exchange.target)
+    if problem := wire.fault(exchange.headers):
+        raise InvalidRequest(f"The request is not valid: {problem}.")
+    provider = rules.provider
+    drop = provider.credential_headers if rules.strip_credentials else frozenset[str]()
+    pairs = wire.request_headers(exchange.headers, drop)
+    if key is not None:
+        pairs.append((provider.key_header, key))
+    if wire.first(pairs, provider.version_header) is None:
+        pairs.append((provider.version_header, rules.version))
+    if exchange.streamed and exchange.content_length is not None:
+        pairs.append(("content-length", str(exchange.content_length)))
+    return Plan(
+        provider=provider.name,
+        method=exchange.method,
+        origin=rules.origin,
+        target=rules.base_path + exchange.target,
+        headers=tuple(pairs),
+        body=exchange.body,
+        deadline_at=now + rules.request_timeout_s,
+        silence_s=rules.stream_timeout_s,
+        whole=not endpoint.transfer,
+    )

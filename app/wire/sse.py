@@ -1,0 +1,50 @@
+"""Find event boundaries in server-sent events, and write the few events that the gateway itself may send.
+
+A boundary is a blank line after at least one line: LF LF, CR LF CR LF or CR CR (WHATWG HTML, section 9.2.5).
+Pure.
+"""
+
+from __future__ import annotations
+
+import json
+
+COMMENT = b": keep-alive\n\n"
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def complete(data: bytes) -> int:
+    """How many leading bytes of ``data`` are whole events (0: none)."""
+    if data.endswith(b"\n\n"):
+        return len(data)
+    last = 0
+    for end in _ENDS:
+        at = data.rfind(end)
+        if at >= 0:
+            last = max(last, at + len(end))
+    return last
+
+
+def error_event(kind: str, message: str, request_id: str) -> bytes:
+    """A terminal Anthropic ``event: error``.
+
+    Args:
+        kind: ``error.type``, for example ``api_error`` or ``overloaded_error``.
+        message: For people.
+        request_id: The gateway's id of the exchange.
+    """
+    payload = {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id}
+    return b"event: error\ndata: " + json.dumps(payload).encode() + b"\n\n"
+
+
+def error_event_from(body: bytes) -> bytes:
+    """A terminal ``event: error`` that carries an upstream's own error object verbatim, on one line.
+
+    Raises:
+        ValueError: ``body`` is not a JSON object of type ``error``.
+    """
+    parsed = json.loads(body)
+    if not isinstance(parsed, dict) or parsed.get("type") != "error":
+        raise ValueError("not an error object")
+    return b"event: error\ndata: " + json.dumps(parsed, ensure_ascii=False).encode() + b"\n\n"
