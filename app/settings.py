@@ -317,17 +317,18 @@ class _Sources:
     def merge(self) -> None:
         """Fill ``values``: profile first, then the file, then the environment."""
         self.values.update(PROFILES.get(self.environ.get("PENSTOCK_PROFILE", "production"), {}))
+        known = [name for one in self.rows.values() for name in one.env]
         if path := self.environ.get("PENSTOCK_CONFIG"):
             found = settings_file.read(path, self.environ)
             self.faults += found.faults
             self.values.update(found.values)
             self.labels.update(found.labels)
+            known += found.named
         for one in self.rows.values():
             given = [(name, self.environ[name]) for name in one.env if name in self.environ]
             if given:
                 self.values[one.attribute] = ",".join(value for _, value in given)
                 self.labels[one.attribute] = given[0][0]
-        known = [name for one in self.rows.values() for name in one.env]
         self.faults += settings_rules.unknown_names(self.environ, known)
 
     def fault(self, attribute: str) -> str:

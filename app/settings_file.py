@@ -21,15 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-Plan = Mapping[str, "Plan | tuple[str, Callable[[object], object]]"]
+# A leaf: settings attribute, conversion to its unit, and what a fault writes behind the key's name for it.
+Plan = Mapping[str, "Plan | tuple[str, Callable[[object], object], str]"]
 
 
 @dataclass
 class Found:
-    """What a file says: values and labels by settings attribute, and everything wrong with it."""
+    """What a file says: values and labels by settings attribute, the variables it names, and its faults."""
 
     values: dict[str, object] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    named: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
@@ -54,23 +56,23 @@ def _plus_first_try(value: object) -> object:
 SHAPE: Final[Plan] = {
     "providers": {
         "anthropic": {
-            "keys": ("anthropic_api_keys", _same),
+            "keys": ("anthropic_api_keys", _same, ""),
             "concurrency_and_buffer_size": {
-                "concurrency": ("anthropic_concurrency", _same),
-                "buffer_size": ("anthropic_buffer_size", _same),
+                "concurrency": ("anthropic_concurrency", _same, ""),
+                "buffer_size": ("anthropic_buffer_size", _same, ""),
             },
             "network_config": {
-                "base_url": ("anthropic_upstream_url", _same),
-                "default_request_timeout_in_seconds": ("request_timeout_s", _same),
-                "max_retries": ("retry_max_attempts", _plus_first_try),
-                "retry_backoff_initial": ("retry_429_interval_s", _from_ms),
-                "retry_backoff_max": ("retry_backoff_max_s", _from_ms),
+                "base_url": ("anthropic_upstream_url", _same, ""),
+                "default_request_timeout_in_seconds": ("request_timeout_s", _same, ""),
+                "max_retries": ("retry_max_attempts", _plus_first_try, " + 1"),
+                "retry_backoff_initial": ("retry_429_interval_s", _from_ms, " / 1000"),
+                "retry_backoff_max": ("retry_backoff_max_s", _from_ms, " / 1000"),
             },
         },
     },
     "config": {
-        "initial_pool_size": ("initial_pool_size", _same),
-        "drop_excess_requests": ("drop_excess_requests", _same),
+        "initial_pool_size": ("initial_pool_size", _same, ""),
+        "drop_excess_requests": ("drop_excess_requests", _same, ""),
     },
 }
 KEY_FIELDS: Final = ("name", "value", "weight", "models")
@@ -111,9 +113,9 @@ def _walk(node: object, shape: Plan, place: str, found: Found) -> None:
         if known is None:
             found.faults.append(_unknown(here, key, shape))
         elif isinstance(known, tuple):
-            attribute, convert = known
+            attribute, convert, converted = known
             found.values[attribute] = convert(value)
-            found.labels[attribute] = f"PENSTOCK_CONFIG {here}"
+            found.labels[attribute] = f"PENSTOCK_CONFIG {here}{converted}"
         else:
             _walk(value, known, here, found)
 
@@ -148,6 +150,7 @@ def _key(entry: object, place: str, environ: Mapping[str, str], found: Found) ->
     secret = key["value"].strip()
     if secret.startswith("env."):
         name = secret.removeprefix("env.")
+        found.named.append(name)
         if name not in environ:
             found.faults.append(f"{place}: env.{name} names a variable that is not set.")
             return None
