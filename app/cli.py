@@ -6,6 +6,7 @@ Runs on: start-up.
 from __future__ import annotations
 
 import sys
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +30,6 @@ class _Lazy(click.Group):
         """The command of that name, or None."""
         if cmd_name not in ELSEWHERE or not _exists(cmd_name):
             return super().get_command(ctx, cmd_name)
-        from importlib import import_module
-
         found = import_module(ELSEWHERE[cmd_name]).command
         return found if isinstance(found, click.Command) else None
 
@@ -48,8 +47,20 @@ def _exists(name: str) -> bool:
     return Path(__file__).parents[1].joinpath(*ELSEWHERE[name].split(".")).with_suffix(".py").is_file()
 
 
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print the installed version and stop; a checkout that is not installed has none."""
+    if asked:
+        try:
+            click.echo(f"penstock {metadata.version('penstock')}")
+        except metadata.PackageNotFoundError:
+            click.echo("penstock, not installed")
+        ctx.exit()
+
+
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="penstock")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
+)
 def main() -> None:
     """Penstock, an Anthropic-native LLM gateway."""
 

@@ -183,6 +183,11 @@ def test_secrets_show_nowhere() -> None:
     assert settings.public()["port"] == 8000
 
 
+def test_keys_of_any_other_type_are_refused() -> None:
+    with pytest.raises(ValueError, match="valid tuple"):
+        Settings.model_validate({"anthropic_api_keys": 5})
+
+
 def test_settings_are_frozen_and_closed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().port = 1

@@ -1,0 +1,328 @@
+"""``penstock check``: every decision on plain values, and the probes against a local peer.
+
+Runs on: start-up.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.settings
+import pytest
+import trustme
+
+from app import check, probe
+from app.check import FAIL, OK, WARN, Finding, Platform, findings, platform
+from app.settings import Settings, load
+
+HEROKU = platform({"DYNO": "web.1"})
+CLOUD_RUN = platform({"K_SERVICE": "x"})
+UNKNOWN = platform({})
+FINE = probe.Server(keepalive_s=100, graceful_timeout_s=25, worker_connections=1000, hosts=("127.0.0.1",))
+GUARDED = {"ANTHROPIC_API_KEY": "sk-hush", "GATEWAY_API_KEYS": "hush-hush-hush-hush"}
+
+
+def _levels(found: Iterator[Finding]) -> list[str]:
+    return [finding.level for finding in found]
+
+
+def test_line_shows_level_text_and_change() -> None:
+    assert Finding(OK, "fine").line() == "OK   fine"
+    assert Finding(FAIL, "bad", "X=1").line() == "FAIL bad\n     -> X=1"
+
+
+def test_platforms_are_told_by_their_variables() -> None:
+    assert (HEROKU.idle_s, HEROKU.kill_s, HEROKU.known) == (90, 30, True)
+    assert (CLOUD_RUN.kill_s, CLOUD_RUN.known) == (10, True)
+    assert (UNKNOWN.idle_s, UNKNOWN.kill_s, UNKNOWN.known) == (60, None, False)
+
+
+@pytest.mark.parametrize(
+    ("environ", "levels", "text"),
+    [
+        ({}, [OK], "own key passes through"),
+        ({"GATEWAY_API_KEYS": "g"}, [OK, WARN], "nothing asks for them"),
+        (GUARDED, [OK], "upstream credentials: 1; callers present one of 1"),
+        (GUARDED | {"GATEWAY_API_KEYS": "short,hush-hush-hush-hush"}, [OK, WARN], "shorter than 16"),
+        ({"ANTHROPIC_API_KEY": "sk-hush"}, [OK], "only this host can connect"),
+        (
+            {"ANTHROPIC_API_KEY": "sk-hush", "HOST": "0.0.0.0", "GATEWAY_ALLOW_ANONYMOUS": "1"},
+            [WARN],
+            "anyone who reaches 0.0.0.0",
+        ),
+    ],
+)
+def test_access(environ: Mapping[str, str], levels: list[str], text: str) -> None:
+    found = list(check.judge_access(load(environ)))
+    assert [finding.level for finding in found] == levels
+    assert text in found[-1].text
+    assert "hush" not in "".join(finding.line() for finding in found)
+
+
+def test_body_logging_is_warned_of() -> None:
+    assert not list(check.judge_bodies(Settings()))
+    found = list(check.judge_bodies(Settings(enable_request_body_logging=True, enable_response_body_logging=True)))
+    assert [finding.change for finding in found] == [
+        "ENABLE_REQUEST_BODY_LOGGING=false",
+        "ENABLE_RESPONSE_BODY_LOGGING=false",
+    ]
+
+
+def test_a_fine_server_is_all_ok() -> None:
+    assert _levels(check.judge_server(Settings(), FINE, HEROKU)) == [OK, OK, OK]
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "text"),
+    [
+        ({"fault": "NameError: x"}, FAIL, "NameError: x"),
+        ({"has_config": False}, WARN, "no gunicorn.conf.py"),
+        ({"max_requests": 100}, WARN, "max_requests 100"),
+    ],
+)
+def test_server_oddities(changed: dict[str, object], level: str, text: str) -> None:
+    found = list(check.judge_server(Settings(), FINE._replace(**changed), HEROKU))  # type: ignore[arg-type]
+    assert any(finding.level == level and text in finding.text and finding.change for finding in found)
+
+
+def test_a_bind_address_open_to_strangers_fails() -> None:
+    server = FINE._replace(hosts=("0.0.0.0",))
+    assert FAIL in _levels(check.judge_server(load({"ANTHROPIC_API_KEY": "k"}), server, UNKNOWN))
+    assert FAIL not in _levels(check.judge_server(load(GUARDED), server, UNKNOWN))
+
+
+def test_patch_order() -> None:
+    assert check.judge_patch(FINE).level == OK
+    assert check.judge_patch(FINE._replace(early=("httpx",))).level == WARN
+    late = check.judge_patch(FINE._replace(warnings=("Monkey-patching ssl after ssl",), early=("httpx",)))
+    assert late.level == FAIL
+    assert "Monkey-patching ssl" in late.text
+    threads = FINE._replace(is_gevent=False, worker_class="gthread", early=("httpx",))
+    assert check.judge_patch(threads).level == OK
+
+
+@pytest.mark.parametrize(
+    ("keepalive_s", "place", "level"),
+    [
+        (100, HEROKU, OK),
+        (91, HEROKU, OK),
+        (90, HEROKU, FAIL),
+        (2, UNKNOWN, WARN),
+        (60, UNKNOWN, WARN),
+        (61, UNKNOWN, OK),
+    ],
+)
+def test_keepalive_against_the_router(keepalive_s: int, place: Platform, level: str) -> None:
+    finding = check.judge_keepalive(keepalive_s, place)
+    assert finding.level == level
+    assert level == OK or f"--keep-alive {place.idle_s + 10}" in finding.change
+
+
+@pytest.mark.parametrize(
+    ("drain_s", "graceful_s", "place", "level", "change"),
+    [
+        (22, 25, HEROKU, OK, ""),
+        (22, 25, UNKNOWN, OK, ""),
+        (22, 29, HEROKU, OK, ""),
+        (22, 30, HEROKU, FAIL, "DRAIN_TIMEOUT=25"),
+        (22, 25, CLOUD_RUN, FAIL, "DRAIN_TIMEOUT=5"),
+        (5, 8, CLOUD_RUN, OK, ""),
+        (22, 22, UNKNOWN, FAIL, "DRAIN_TIMEOUT=19"),
+    ],
+)
+def test_grace(drain_s: float, graceful_s: int, place: Platform, level: str, change: str) -> None:
+    finding = check.judge_grace(Settings(drain_timeout_s=drain_s), graceful_s, place)
+    assert (finding.level, finding.change) == (level, change)
+
+
+def test_file_limit() -> None:
+    settings = Settings(anthropic_max_connections=200)
+    assert check.judge_files(settings, 1000, 1264).level == OK
+    short = check.judge_files(settings, 1000, 1263)
+    assert (short.level, short.change) == (WARN, "ulimit -n 1264")
+
+
+def test_upstream_findings() -> None:
+    peer = probe.Peer("https://h", tls="TLSv1.3", protocol="h2", max_streams=100)
+    assert _levels(check.judge_upstream(Settings(), peer)) == [OK, OK, OK]
+    assert _levels(check.judge_upstream(Settings(), peer._replace(protocol="http/1.1"))) == [OK, WARN]
+    assert _levels(check.judge_upstream(Settings(production_enable_http2=False), peer)) == [OK, WARN]
+    assert _levels(check.judge_upstream(Settings(), probe.Peer("http://127.0.0.1"))) == [WARN]
+    (untrusted,) = check.judge_upstream(Settings(), probe.Peer("https://h", fault="no", is_untrusted=True))
+    assert untrusted.level == FAIL
+    assert untrusted.change.startswith("SSL_CERT_FILE=")
+    (unreachable,) = check.judge_upstream(Settings(), probe.Peer("https://h", fault="no"))
+    assert unreachable.change.startswith("ANTHROPIC_UPSTREAM_URL=")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "level", "change"),
+    [
+        (100, 100, OK, ""),
+        (100, 128, OK, ""),
+        (100, None, OK, ""),
+        (100, 64, WARN, "ANTHROPIC_STREAMS_PER_CONNECTION=64"),
+        (100, 0, WARN, "ANTHROPIC_STREAMS_PER_CONNECTION=1"),
+    ],
+)
+def test_streams_per_connection(ours: int, theirs: int | None, level: str, change: str) -> None:
+    finding = check.judge_streams(ours, theirs)
+    assert (finding.level, finding.change) == (level, change)
+
+
+def test_settings_frame_is_read_cut_at_every_byte() -> None:
+    payload = struct.pack(">HIHI", 1, 4096, 3, 250)
+    frame = len(payload).to_bytes(3) + b"\x04\x00\x00\x00\x00\x00" + payload
+    for cut in range(len(frame)):
+        assert probe.settings_of(frame[:cut]) is None
+    assert probe.settings_of(frame + b"more") == {1: 4096, 3: 250}
+    with pytest.raises(ValueError, match="not SETTINGS"):
+        probe.settings_of(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_findings_stop_at_faulty_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("THREADS", "y")
+    found = list(findings(offline=True))
+    assert [finding.level for finding in found] == [FAIL, FAIL]
+
+
+def test_findings_go_online_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Settings] = []
+
+    def upstream(settings: Settings) -> probe.Peer:
+        asked.append(settings)
+        return probe.Peer("https://h", fault="down")
+
+    monkeypatch.setattr(probe, "server", lambda environ: FINE)
+    monkeypatch.setattr(probe, "upstream", upstream)
+    assert FAIL not in _levels(findings(offline=True))
+    assert not asked
+    assert _levels(findings(offline=False))[-1] == FAIL
+    assert len(asked) == 1
+
+
+ENVIRON = {"PATH": "/usr/bin:/bin"}
+
+
+def test_our_gunicorn_configuration_passes() -> None:
+    server = probe.server(ENVIRON | {"DRAIN_TIMEOUT": "10.5", "HOST": "::1"})
+    assert server == probe.Server(
+        keepalive_s=100, graceful_timeout_s=14, worker_connections=1000, hosts=("::1",), worker_class="gevent"
+    )
+
+
+def test_gunicorn_arguments_win() -> None:
+    arguments = {"GUNICORN_CMD_ARGS": "--keep-alive 7 -k gthread --bind 127.0.0.1:0"}
+    server = probe.server(ENVIRON | arguments)
+    assert (server.keepalive_s, server.worker_class, server.is_gevent) == (7, "gthread", False)
+    assert check.judge_keepalive(server.keepalive_s, HEROKU).level == FAIL
+
+
+def test_a_configuration_that_imports_httpx_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "conf.py").write_text("import httpx\nworker_class = 'gevent'\n")
+    server = probe.server(ENVIRON | {"GUNICORN_CMD_ARGS": f"-c {tmp_path / 'conf.py'}"})
+    assert "httpx" in server.early
+    assert check.judge_patch(server).level in (WARN, FAIL)
+
+
+def test_a_configuration_that_does_not_load_is_noticed(tmp_path: Path) -> None:
+    server = probe.server(ENVIRON | {"GUNICORN_CMD_ARGS": f"-c {tmp_path / 'none.py'}"})
+    assert "doesn't exist" in server.fault
+
+
+def test_open_file_limit_is_positive() -> None:
+    assert probe.open_files() > 0
+
+
+@contextmanager
+def _peer(talk: Callable[[ssl.SSLSocket], None], alpn: list[str], trusted: Path | None) -> Iterator[Settings]:
+    """A TLS server on a free port for one connection; yields settings that lead to it."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    context.set_alpn_protocols(alpn)
+    if trusted is not None:
+        authority.cert_pem.write_to_path(str(trusted))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_serve, args=(listener, context, talk))
+        thread.start()
+        yield Settings(
+            anthropic_upstream_url=f"https://localhost:{listener.getsockname()[1]}",
+            ssl_cert_file=str(trusted) if trusted else None,
+            connect_timeout_s=5,
+        )
+        thread.join(10)
+
+
+def _serve(listener: socket.socket, context: ssl.SSLContext, talk: Callable[[ssl.SSLSocket], None]) -> None:
+    plain, _ = listener.accept()
+    with plain:
+        plain.settimeout(5)
+        try:
+            with context.wrap_socket(plain, server_side=True) as secure:
+                talk(secure)
+        except OSError:
+            return  # the client did not trust us, or left
+
+
+def _speak_h2(secure: ssl.SSLSocket) -> None:
+    """A conforming peer (hyper-h2): raises ProtocolError on a malformed preface, ACK or GOAWAY."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    limit = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 42}
+    connection.local_settings = h2.settings.Settings(client=False, initial_values=limit)
+    connection.initiate_connection()
+    secure.sendall(connection.data_to_send())
+    while piece := secure.recv(65536):
+        names = {type(event).__name__ for event in connection.receive_data(piece)}
+        if "ConnectionTerminated" in names:
+            return
+
+
+def test_probe_reads_the_stream_limit_of_an_h2_peer(tmp_path: Path) -> None:
+    with _peer(_speak_h2, ["h2", "http/1.1"], tmp_path / "ca.pem") as settings:
+        peer = probe.upstream(settings)
+    assert (peer.fault, peer.tls, peer.protocol, peer.max_streams) == ("", "TLSv1.3", "h2", 42)
+
+
+def test_probe_of_a_peer_without_h2(tmp_path: Path) -> None:
+    with _peer(lambda secure: None, ["http/1.1"], tmp_path / "ca.pem") as settings:
+        peer = probe.upstream(settings)
+    assert (peer.fault, peer.protocol, peer.max_streams) == ("", "http/1.1", None)
+
+
+def test_probe_offers_no_h2_when_it_is_switched_off(tmp_path: Path) -> None:
+    with _peer(_speak_h2, ["h2", "http/1.1"], tmp_path / "ca.pem") as settings:
+        peer = probe.upstream(settings.model_copy(update={"production_enable_http2": False}))
+    assert peer.protocol == "http/1.1"
+
+
+def test_probe_of_an_untrusted_peer() -> None:
+    with _peer(_speak_h2, ["h2"], None) as settings:
+        peer = probe.upstream(settings)
+    assert peer.is_untrusted
+    assert "not trusted" in peer.fault
+
+
+def test_probe_of_a_peer_that_hangs_up(tmp_path: Path) -> None:
+    with _peer(lambda secure: None, ["h2"], tmp_path / "ca.pem") as settings:
+        peer = probe.upstream(settings)
+    assert "cannot be reached" in peer.fault
+    assert not peer.is_untrusted
+
+
+def test_probe_of_a_closed_port_and_of_plain_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        plain = probe.upstream(Settings(anthropic_upstream_url=f"http://127.0.0.1:{port}"))
+    assert (plain.fault, plain.tls) == ("", "")
+    closed = probe.upstream(Settings(anthropic_upstream_url=f"https://127.0.0.1:{port}", connect_timeout_s=1))
+    assert "cannot be reached" in closed.fault
