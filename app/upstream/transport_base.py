@@ -1,0 +1,247 @@
+"""What every transport shares: the shape of an answer, the headers that go out, the exceptions that come up.
+
+A transport is one client of one kind (HTTP/2 by ALPN, or HTTP/1.1 only) for one origin. It sends an ``Outbound``
+and hands up an ``Inbound`` as soon as the response head is there; the body is read by iterating over it.
+Exceptions are httpx's, with the library's own error as ``__cause__``:
+
+    ConnectError, ConnectTimeout      no connection: nothing was sent
+    LocalProtocolError                the request cannot be put on the wire: nothing was sent
+    WriteError                        the connection broke, or the upload's source failed, while sending
+    ReadError, RemoteProtocolError    broken off, or not HTTP; something may have been sent
+    ReadTimeout                       the library's own clock ran out in mid-exchange
+
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+import httpx
+
+from app.exchange import Headers, Outbound
+
+Pairs = list[tuple[str, str]]
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""RFC 9110 section 7.6.1 and RFC 9113 section 8.2.2: never forwarded."""
+
+_OURS = HOP_BY_HOP | {"host"}
+
+
+class Slot(Protocol):
+    """A place on a lane."""
+
+    def stalled(self, waiting: bool) -> None:
+        """The stream on it is, or is no longer, held back by its reader."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
+class Inbound:
+    """One answer: its head at once, its body as it comes.
+
+    Attributes:
+        status: HTTP status.
+        headers: Header pairs in the order received, repeats kept, latin-1 text.
+        http_version: ``HTTP/2`` or ``HTTP/1.1``.
+        connection: ``new`` or ``reused`` where the pool knows, else ``""``.
+    """
+
+    __slots__ = ("_closed", "_ended", "_slot", "connection", "headers", "http_version", "status")
+
+    def __init__(self, status: int, headers: Pairs, http_version: str) -> None:
+        self.status = status
+        self.headers = headers
+        self.http_version = http_version
+        self.connection = ""
+        self._closed = False
+        self._ended = False
+        self._slot: Slot | None = None
+
+    def own(self, slot: Slot) -> None:
+        """Tie this answer to a slot, which is released exactly once: at the body's end, or by ``aclose``."""
+        self._slot = slot
+
+    def stalled(self, waiting: bool) -> None:
+        """The reader says that it cannot take more for now (True), or that it can again (False)."""
+        if self._slot is not None:
+            self._slot.stalled(waiting)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Next piece of the body, raw, as soon as it came.
+
+        Raises:
+            StopAsyncIteration: The body is complete.
+            httpx.TransportError: The peer broke it off; what was read so far is truncated.
+        """
+        if self._closed or self._ended:
+            raise StopAsyncIteration
+        try:
+            return await self._next()
+        except asyncio.CancelledError:
+            raise  # not the end of the stream: aclose() resets it
+        except StopAsyncIteration:
+            self._finish()
+            raise
+        except httpx.TransportError:
+            self._finish()
+            raise
+
+    async def aclose(self) -> None:
+        """Let go of the answer; an unfinished upstream stream is reset. Safe to call twice, and when cancelled."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self._ended:
+                await asyncio.shield(asyncio.ensure_future(self._close()))
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._ended = True
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
+
+    async def _next(self) -> bytes:
+        raise NotImplementedError
+
+    async def _close(self) -> None:
+        raise NotImplementedError
+
+
+class Transport(Protocol):
+    """What the pool needs of a transport."""
+
+    async def send(self, outbound: Outbound) -> Inbound:
+        """Send one request and return at its response head."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+def forwardable(headers: Headers, framed: bool) -> Pairs:
+    """Header pairs that may go out: hop-by-hop ones, those ``Connection`` names, and ``host`` are taken out.
+
+    Args:
+        headers: As planned.
+        framed: The transport sets the length itself (whole body in memory), so ``content-length`` goes too.
+    """
+    out: Pairs = []
+    named: set[str] = set()
+    for pair in headers:
+        name = pair[0].lower()
+        if name in _OURS:
+            if name == "connection":
+                named.update(token.strip().lower() for token in pair[1].split(","))
+            continue
+        if framed and name == "content-length":
+            continue
+        out.append(pair)
+    return [pair for pair in out if pair[0].lower() not in named] if named else out
+
+
+class Source:
+    """An upload's body on its way out: remembers why it failed, so that the error can name it.
+
+    A library that is handed a failing iterator aborts the request but may lose the exception.
+
+    Attributes:
+        failed: Set once the source has failed; raise it in place of the library's own error.
+    """
+
+    __slots__ = ("_body", "failed")
+
+    def __init__(self, body: AsyncIterator[bytes]) -> None:
+        self._body = body
+        self.failed: httpx.WriteError | None = None
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._body.__anext__()
+        except (StopAsyncIteration, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            self.failed = httpx.WriteError("The upload's source failed; the request was aborted.")
+            raise self.failed from error
+
+
+class BodyStream(httpx.AsyncByteStream):
+    """An ``Inbound`` as an httpx response body."""
+
+    def __init__(self, inbound: Inbound) -> None:
+        self._inbound = inbound
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._inbound:
+            yield piece
+
+    async def aclose(self) -> None:
+        """Reset the stream if it is not over."""
+        await self._inbound.aclose()
+
+
+def outbound_of(request: httpx.Request) -> Outbound:
+    """The same request as an ``Outbound``; httpx's own defaults stay as the caller's httpx put them."""
+    stream = request.stream
+    body: bytes | AsyncIterator[bytes]
+    if isinstance(stream, httpx.ByteStream):
+        body = b"".join(stream)
+    elif isinstance(stream, httpx.AsyncByteStream):
+        body = aiter(stream)
+    else:
+        raise httpx.UnsupportedProtocol("The request body must be bytes or asynchronous.", request=request)
+    url = request.url
+    return Outbound(
+        method=request.method,
+        origin=f"{url.scheme}://{url.netloc.decode('ascii')}",
+        target=request.extensions.get("target", url.raw_path).decode("latin-1"),
+        headers=tuple((n.decode("latin-1"), v.decode("latin-1")) for n, v in request.headers.raw),
+        body=body,
+    )
+
+
+def response_of(inbound: Inbound) -> httpx.Response:
+    """The same answer as an httpx response, body unread."""
+    return httpx.Response(
+        inbound.status,
+        headers=[(n.encode("latin-1"), v.encode("latin-1")) for n, v in inbound.headers],
+        stream=BodyStream(inbound),
+        extensions={"http_version": inbound.http_version.encode("ascii")},
+    )
+
+
+async def exchange(send: Callable[[Outbound], Awaitable[Inbound]], request: httpx.Request) -> httpx.Response:
+    """``handle_async_request`` of any transport: httpx's interface on top of ``send``."""
+    try:
+        return response_of(await send(outbound_of(request)))
+    except httpx.TransportError as error:
+        error.request = request
+        raise

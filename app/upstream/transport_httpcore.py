@@ -1,0 +1,238 @@
+"""httpcore (pure Python) as one lane's transport: the fallback, and the one that sends any target byte for byte.
+
+HTTP/2 here serves short JSON exchanges only: httpcore never resets a stream of its own accord (facts 8), so what
+may stream goes over HTTP/1.1, where closing the connection is the cancel. The pool makes that choice.
+
+Nothing is added to a request but ``Host`` and the body's framing. Connections are counted by httpcore's
+trace events, so the figures are exact. Its loggers are switched off on import: ``Logger.isEnabledFor`` takes a
+lock that gevent patches, and the loop thread must not touch it (facts 3).
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpcore
+import httpx
+
+from app.exchange import Outbound
+from app.upstream.transport_base import Inbound, Pairs, Source, exchange, forwardable
+from app.upstream.transport_streams import Backend
+
+for _name in ("connection", "http11", "http2", "proxy", "socks"):
+    logging.getLogger(f"httpcore.{_name}").disabled = True
+for _name in ("httpx", "hpack", "h2", "hpack.hpack", "hpack.table"):
+    logging.getLogger(_name).disabled = True
+
+_MAP: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
+    (httpcore.ConnectTimeout, httpx.ConnectTimeout),
+    (httpcore.ConnectError, httpx.ConnectError),
+    (httpcore.PoolTimeout, httpx.PoolTimeout),
+    (httpcore.ReadTimeout, httpx.ReadTimeout),
+    (httpcore.ReadError, httpx.ReadError),
+    (httpcore.WriteTimeout, httpx.WriteTimeout),
+    (httpcore.WriteError, httpx.WriteError),
+    (httpcore.RemoteProtocolError, httpx.RemoteProtocolError),
+    (httpcore.LocalProtocolError, httpx.LocalProtocolError),
+    (httpcore.UnsupportedProtocol, httpx.UnsupportedProtocol),
+)
+
+FAILURES = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+    OSError,
+)
+
+Opened = Callable[[float, bool], None]
+
+
+def mapped(error: BaseException) -> httpx.TransportError:
+    """The httpx exception for one of ``FAILURES``, by type."""
+    text = str(error) or type(error).__name__
+    for theirs, ours in _MAP:
+        if isinstance(error, theirs):
+            return ours(text)
+    return httpx.ReadError(text)
+
+
+def trust(ca_pem: bytes | None, http2: bool) -> ssl.SSLContext:
+    """System store plus ``ca_pem``; reads files, so build it once per pool."""
+    context = ssl.create_default_context()
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+    return context
+
+
+class HttpcoreInbound(Inbound):
+    """An answer of httpcore."""
+
+    __slots__ = ("_chunks", "_response")
+
+    def __init__(self, response: httpcore.Response) -> None:
+        version = response.extensions.get("http_version", b"HTTP/1.1").decode("ascii")
+        pairs: Pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in response.headers]
+        super().__init__(response.status, pairs, version)
+        self._response = response
+        self._chunks = response.aiter_stream()
+
+    async def _next(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except FAILURES as error:
+            raise mapped(error) from error
+
+    async def _close(self) -> None:
+        await self._response.aclose()
+
+
+class HttpcoreTransport(httpx.AsyncBaseTransport):
+    """One httpcore pool for one origin.
+
+    Args:
+        http2: Offer HTTP/2 by ALPN; False speaks HTTP/1.1 only.
+        max_connections: Cap of open connections.
+        max_keepalive: Idle connections kept.
+        keepalive_expiry_s: Idle connections are not used again after this, and closed by the next request.
+        connect_timeout_s: For DNS and TCP, and once more for TLS.
+        write_timeout_s: Longest wait for the peer to take a piece of the request.
+        context: From ``trust``; None builds one.
+        ca_pem: Certificates trusted in addition to the system's, where ``context`` is None.
+        opened: Called with (ms, tls) whenever a connection is ready.
+    """
+
+    def __init__(
+        self,
+        *,
+        http2: bool = False,
+        max_connections: int = 100,
+        max_keepalive: int = 100,
+        keepalive_expiry_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        write_timeout_s: float = 15.0,
+        context: ssl.SSLContext | None = None,
+        ca_pem: bytes | None = None,
+        opened: Opened | None = None,
+    ) -> None:
+        self._opened = opened
+        self._timeouts = {"connect": connect_timeout_s, "write": write_timeout_s, "read": None, "pool": None}
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context if context is not None else trust(ca_pem, http2),
+            max_connections=max_connections,
+            max_keepalive_connections=max_keepalive,
+            keepalive_expiry=keepalive_expiry_s,
+            http1=True,
+            http2=http2,
+            retries=0,
+            network_backend=Backend(),
+        )
+
+    def connections(self) -> int:
+        """Connections that are open, or being opened."""
+        return sum(1 for connection in self._pool.connections if not connection.is_closed())
+
+    async def send(self, outbound: Outbound) -> Inbound:
+        """Send one request, return at its response head; cancelling closes the HTTP/1.1 connection.
+
+        Raises:
+            httpx.TransportError: As listed in ``transport_base``.
+        """
+        source = None if isinstance(outbound.body, bytes) else Source(outbound.body)
+        watch = _Watch(self._opened)
+        request = self._request(outbound, source, watch)
+        try:
+            response = await _alone(self._pool.handle_async_request(request))
+        except FAILURES as error:
+            raise mapped(error) from error
+        except asyncio.CancelledError:
+            raise
+        inbound = HttpcoreInbound(response)
+        inbound.connection = "new" if watch.opened else "reused"
+        return inbound
+
+    def _request(self, outbound: Outbound, source: Source | None, watch: _Watch) -> httpcore.Request:
+        origin = httpcore.URL(outbound.origin)
+        headers = [("host", outbound.origin.partition("://")[2])]
+        headers += forwardable(outbound.headers, source is None)
+        if source is None:
+            if outbound.body or outbound.method in ("POST", "PUT", "PATCH"):
+                headers.append(("content-length", str(len(outbound.body))))  # type: ignore[arg-type]
+        elif not any(name.lower() == "content-length" for name, _ in headers):
+            headers.append(("transfer-encoding", "chunked"))
+        return httpcore.Request(
+            method=outbound.method.encode("latin-1"),
+            url=httpcore.URL(
+                scheme=origin.scheme, host=origin.host, port=origin.port, target=outbound.target.encode("latin-1")
+            ),
+            headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+            content=outbound.body if source is None else source,
+            extensions={"timeout": self._timeouts, "trace": watch},
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """httpx's interface, built on ``send``."""
+        return await exchange(self.send, request)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._pool.aclose()
+
+
+class _Watch:
+    """httpcore's trace callback for one request: notices a connection being made, and how long it took."""
+
+    __slots__ = ("_report", "_started", "opened")
+
+    def __init__(self, report: Opened | None) -> None:
+        self._report = report
+        self._started = 0.0
+        self.opened = False
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.started":
+            self._started = time.monotonic()
+        elif event == "connection.connect_tcp.complete":
+            self._tell(False)
+        elif event == "connection.start_tls.complete":
+            self._tell(True)
+
+    def _tell(self, tls: bool) -> None:
+        self.opened = True
+        if self._report is not None:
+            self._report((time.monotonic() - self._started) * 1000.0, tls)
+
+
+async def _alone(work: Any) -> httpcore.Response:
+    """Run in a task of its own, so that however often the caller is cancelled, the work is cancelled once.
+
+    A second cancel in the middle of httpcore's clean-up leaks the pooled connection (encode/httpx#3782).
+    """
+    task: asyncio.Task[httpcore.Response] = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        task.add_done_callback(_forget)
+        raise
+
+
+def _forget(task: asyncio.Task[httpcore.Response]) -> None:
+    """Take the outcome of an abandoned exchange; an answer that came all the same is closed."""
+    if not task.cancelled() and task.exception() is None:
+        closing = asyncio.ensure_future(task.result().aclose())
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+
+
+_closing: set[asyncio.Future[None]] = set()
+
+
+__all__ = ["FAILURES", "HttpcoreInbound", "HttpcoreTransport", "mapped", "trust"]

@@ -1,0 +1,137 @@
+"""httpcore's network backend on asyncio streams.
+
+httpcore's own backend (anyio) yields between taking bytes out of the TLS or HTTP/2 state and writing them, so a
+cancel at that point loses them and breaks the connection for every other stream. Here ``write`` hands
+its bytes to the transport before it waits. It also needs no thread: name resolution is the loop's own (libuv's
+under uvloop, facts 4).
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+
+_LIMIT = 65536
+_KEEPALIVE_IDLE_S = 15
+
+
+class Stream(httpcore.AsyncNetworkStream):
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """Up to ``max_bytes``; empty at the end of the stream."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._reader.read(max_bytes)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ReadError(str(error)) from error
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        """Hand the bytes over at once, then wait until the peer takes more."""
+        if not buffer:
+            return
+        try:
+            if self._writer.is_closing():
+                raise httpcore.WriteError("The connection is closed.")
+            self._writer.write(buffer)
+            async with asyncio.timeout(timeout):
+                await self._writer.drain()
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Close now; nothing that was written is waited for."""
+        self._writer.transport.abort()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> httpcore.AsyncNetworkStream:
+        """Handshake over this connection.
+
+        Raises:
+            httpcore.ConnectError: Refused, reset or untrusted.
+            httpcore.ConnectTimeout: Too slow.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
+        except TimeoutError as error:
+            await self.aclose()
+            raise httpcore.ConnectTimeout(str(error) or "TLS handshake timed out") from error
+        except OSError as error:  # ssl.SSLError is one
+            await self.aclose()
+            raise httpcore.ConnectError(str(error)) from error
+        except asyncio.CancelledError:
+            await self.aclose()
+            raise
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """What httpcore asks of a stream: its TLS object; whether its peer closed it while idle."""
+        if info == "ssl_object":
+            return self._writer.get_extra_info("ssl_object")
+        if info == "is_readable":
+            return self._reader.at_eof() or self._reader.exception() is not None or self._writer.is_closing()
+        return None
+
+
+class Backend(httpcore.AsyncNetworkBackend):
+    """Opens connections on the running loop."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect; every address the name resolves to is tried in turn.
+
+        Raises:
+            httpcore.ConnectError: DNS failed, refused or unreachable.
+            httpcore.ConnectTimeout: Too slow.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                reader, writer = await asyncio.open_connection(host, port, limit=_LIMIT)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error) or "connect timed out") from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        raw = writer.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+        return Stream(reader, writer)
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Not used."""
+        raise httpcore.ConnectError("Unix sockets are not supported.")
+
+    async def sleep(self, seconds: float) -> None:
+        """httpcore's pause between its own connect retries (there are none)."""
+        await asyncio.sleep(seconds)
