@@ -81,3 +81,17 @@ def _stop_worker(worker: Any) -> None:
     factory = sys.modules.get("app.factory")  # None: the worker never got as far as the application
     if factory is not None:
         factory.stop_worker(worker)
+
+
+def pre_request(worker: Any, req: Any) -> None:
+    """A request was parsed: keep its raw head within reach of the application."""
+    from app.factory import before_request
+
+    before_request(worker, req)
+
+
+def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+    """A request is over."""
+    from app.factory import after_request
+
+    after_request(worker, req)

@@ -54,17 +54,19 @@ class Crossing:
         home.in_flight += 1
 
     # ------------------------------------------------------------------ worker
-    def head(self, tick: Callable[[], None]) -> object:
+    def head(self, tick: Callable[[], None], timeout_s: float | None = None) -> object:
         """Wait for the head.
 
         Args:
             tick: Called about every ``TICK_S`` seconds of waiting; raises to give up.
+            timeout_s: Raise TimeoutError after this many seconds without a head.
 
         Raises:
             GatewayError: What the task failed with.
+            TimeoutError: No head within ``timeout_s``.
         """
         up = self.up
-        self._sleep_until(lambda: up.head is not None or up.ended, tick)
+        self._sleep_until(lambda: up.head is not None or up.ended, tick, timeout_s)
         if up.head is None:
             raise up.error or ProtocolBroken("The task ended without an answer.")
         return up.head
@@ -150,6 +152,11 @@ class Crossing:
     def send_head(self, head: object, *, hold: bool = False) -> None:
         """Hand up the head; with ``hold`` together with the whole of a short body (loop)."""
         self.up.send_head(head, hold=hold)
+
+    @property
+    def crowded(self) -> bool:
+        """The worker is more than half a pipe behind (loop)."""
+        return self.up.crowded
 
     async def send(self, data: bytes) -> float:
         """Hand up body bytes, waiting for credit; returns the seconds waited (loop)."""

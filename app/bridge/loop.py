@@ -107,7 +107,7 @@ class BackgroundLoop:
         self.local: dict[str, Any] = {}
         self.wakeups = 0
         self.in_flight = 0
-        self._events = events
+        self.events = events
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._armed = False
         self._ident = 0
@@ -142,7 +142,7 @@ class BackgroundLoop:
 
     def report(self, event: dict[str, object]) -> None:
         """Say something: the worker side logs and counts it (any thread)."""
-        self._events.append(event)
+        self.events.append(event)
 
     def stop(self) -> None:
         """Stop the loop; pending tasks are cancelled."""
@@ -170,7 +170,7 @@ class BackgroundLoop:
 
     def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        self._events.append(
+        self.events.append(
             {
                 "event": "loop_exception",
                 "loop": self.name,
@@ -190,7 +190,7 @@ class BackgroundLoop:
         try:
             loop.run_forever()
         except BaseException as exc:  # noqa: BLE001 - the other rim: say why the thread ends
-            self._events.append({"event": "loop_died", "loop": self.name, "error": repr(exc)})
+            self.events.append({"event": "loop_died", "loop": self.name, "error": repr(exc)})
         finally:
             self.alive = False
             native_threads.discard()

@@ -12,6 +12,7 @@ Runs on: worker and loop, as each method says.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -128,6 +129,7 @@ class Up:
         "_taken",
         "_wake",
         "ended",
+        "ended_at",
         "error",
     )
 
@@ -142,6 +144,7 @@ class Up:
         self._starved = False
         self._credit: asyncio.Future[None] | None = None
         self.ended = False
+        self.ended_at = 0.0
         self.error: BaseException | None = None
 
     # loop side
@@ -173,6 +176,11 @@ class Up:
                 self._wake()
         return waited_s
 
+    @property
+    def crowded(self) -> bool:
+        """The reader is more than half the limit behind (loop)."""
+        return self._put - self._taken > LIMIT_BYTES // 2
+
     async def _wait_for_credit(self) -> float:
         loop = asyncio.get_running_loop()
         if self._hold:
@@ -190,6 +198,7 @@ class Up:
         """No more follows: the end, or ``error`` (loop)."""
         self.error = error
         self._hold = False
+        self.ended_at = time.monotonic()
         self.ended = True
         self._wake()
 

@@ -1,1 +1,1 @@
-"""gateway: means. One exchange from plan to record, in terms of bytes and errors, knowing neither Flask nor httpx."""
+"""gateway: means. One exchange from plan to record, as bytes and errors; knows neither Flask nor httpx."""

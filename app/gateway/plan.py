@@ -18,6 +18,7 @@ _TARGET = re.compile(r"/[\x21-\x7e]*")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?=[/?#\\]|%5c|%2f|$)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 _MODEL_WINDOW_BYTES = 4096
+_SEARCH_LIMIT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,11 @@ def model_of(body: bytes) -> str:
     return found.group(1).decode("utf-8", "replace") if found else ""
 
 
+def may_stream(body: bytes) -> bool:
+    """Could this body ask for an event stream? True for large ones, which are not searched."""
+    return len(body) > _SEARCH_LIMIT_BYTES or b'"stream"' in body
+
+
 def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | None, now: float) -> Plan:
     """The plan for one exchange.
 
@@ -119,5 +125,6 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | N
         body=exchange.body,
         deadline_at=now + rules.request_timeout_s,
         silence_s=rules.stream_timeout_s,
+        may_stream=may_stream(exchange.body),
         whole=not endpoint.transfer,
     )

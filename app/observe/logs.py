@@ -1,0 +1,104 @@
+"""Write one JSON line per exchange on stdout, and a line for each event of the bridge and the pools (B40).
+
+structlog: renders key-value events to JSON with processors, no handler tree to configure under gunicorn, and
+leaves the standard ``logging`` of the surrounding application alone.
+
+Runs on: worker. Never on the loop thread: its locks are gevent's (facts 3).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+
+from app.exchange import Record
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_WARNINGS = frozenset(
+    {"loop_died", "loop_exception", "bridge_degraded", "task_failed", "transport_fallback", "warm_up_failed"}
+)
+
+
+def make_logger(level: str, style: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger of its own: ``style`` ``json`` or ``console``, nothing below ``level``."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
+    )
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        structlog.WriteLogger(sys.stdout),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            renderer,
+        ],
+        cache_logger_on_first_use=True,
+    )
+    return logger
+
+
+def _ms(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+class ExchangeLog:
+    """Writes Records and events.
+
+    Args:
+        logger: Where to.
+    """
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+        self._logger = logger
+
+    def __call__(self, record: Record) -> None:
+        """One line for one exchange; no bodies, no secrets, no query."""
+        self._logger.info(
+            "exchange",
+            request_id=record.request_id,
+            upstream_request_id=record.upstream_request_id,
+            route=record.route,
+            method=record.method,
+            path=record.path,
+            model=record.model,
+            status=record.status,
+            slug=record.slug,
+            stream=record.stream,
+            http_version=record.http_version,
+            request_bytes=record.request_bytes,
+            response_bytes=record.response_bytes,
+            queue_ms=_ms(record.queue_ms),
+            upstream_head_ms=_ms(record.upstream_head_ms),
+            ttfb_ms=_ms(record.ttfb_ms),
+            total_ms=_ms(record.total_ms),
+            gateway_ms=_ms(record.gateway_ms),
+            attempts=[{**asdict(attempt), "ms": _ms(attempt.ms)} for attempt in record.attempts],
+            credential=record.credential,
+            tokens=record.tokens,
+            client_left=record.client_left,
+            fallback=record.fallback,
+        )
+
+    def event(self, name: str, **fields: object) -> None:
+        """One line for something that happened to this worker."""
+        if name in _WARNINGS:
+            self._logger.warning(name, **fields)
+        else:
+            self._logger.info(name, **fields)
+
+    def drain(self, events: deque[dict[str, object]]) -> list[str]:
+        """Write what the loop thread had to say; returns the names of the events."""
+        names = []
+        while events:
+            fields = dict(events.popleft())
+            name = str(fields.pop("event", "event"))
+            names.append(name)
+            if name.startswith("connection_"):
+                self._logger.debug(name, **fields)
+            else:
+                self.event(name, **fields)
+        return names

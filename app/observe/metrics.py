@@ -1,0 +1,75 @@
+"""Count exchanges and events for Prometheus, over all workers of the node (B41).
+
+prometheus_client keeps one memory-mapped file per worker where ``PROMETHEUS_MULTIPROC_DIR`` is set (our
+gunicorn.conf.py does), so that whichever worker is scraped answers for all of them.
+
+Runs on: worker. Never on the loop thread: its locks are gevent's (facts 3).
+"""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.exchange import Record
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ADDED_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_UPSTREAM_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+REQUESTS = Counter("penstock_requests", "Exchanges by route, status and slug.", ["route", "status", "slug"])
+ADDED = Histogram(
+    "penstock_gateway_seconds", "Time the gateway itself added.", ["route"], buckets=_ADDED_BUCKETS_S
+)
+UPSTREAM = Histogram(
+    "penstock_upstream_head_seconds",
+    "From handing a request to the transport to the upstream's head.",
+    ["route"],
+    buckets=_UPSTREAM_BUCKETS_S,
+)
+DEPARTURES = Counter("penstock_client_departures", "Clients that left before their answer was over.", ["route"])
+FALLBACKS = Counter("penstock_bridge_fallbacks", "Exchanges served by the fallback thread pool.")
+EVENTS = Counter("penstock_events", "Events of the bridge and the pools.", ["event"])
+IN_FLIGHT = Gauge("penstock_in_flight", "Exchanges under way.", multiprocess_mode="livesum")
+CONNECTIONS = Gauge(
+    "penstock_upstream_connections", "Open upstream connections.", ["provider"], multiprocess_mode="livesum"
+)
+HANDSHAKES = Gauge(
+    "penstock_upstream_tls_handshakes", "TLS handshakes made since start.", ["provider"], multiprocess_mode="sum"
+)
+OPENED = Gauge(
+    "penstock_upstream_connections_opened",
+    "Connections opened since start.",
+    ["provider"],
+    multiprocess_mode="sum",
+)
+REUSED = Gauge(
+    "penstock_upstream_requests_reused",
+    "Requests sent on an open connection.",
+    ["provider"],
+    multiprocess_mode="sum",
+)
+DEGRADED = Gauge("penstock_degraded", "Workers whose background loop cannot serve.", multiprocess_mode="livesum")
+DRAINING = Gauge("penstock_draining", "Workers that are shutting down.", multiprocess_mode="livesum")
+
+
+def observe(record: Record) -> None:
+    """Count one exchange."""
+    REQUESTS.labels(record.route, str(record.status), record.slug).inc()
+    if record.gateway_ms is not None:
+        ADDED.labels(record.route).observe(record.gateway_ms / 1000.0)
+    if record.upstream_head_ms is not None:
+        UPSTREAM.labels(record.route).observe(record.upstream_head_ms / 1000.0)
+    if record.client_left:
+        DEPARTURES.labels(record.route).inc()
+    if record.fallback:
+        FALLBACKS.inc()
+
+
+def exposition(multiprocess: bool) -> bytes:
+    """The text to scrape; of all workers if ``multiprocess``."""
+    if not multiprocess:
+        return bytes(generate_latest(REGISTRY))
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return bytes(generate_latest(registry))

@@ -1,0 +1,223 @@
+"""Speak HTTP for the data plane: read one request into an Exchange, pass its answer on, render what went wrong.
+
+Runs on: worker.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from flask import Blueprint, Response, request
+from werkzeug.routing import Map, Rule
+
+from app.errors import GatewayError, InvalidRequest, UnknownRoute
+from app.exchange import Exchange, Headers
+from app.gateway.handle import Gateway
+from app.gateway.plan import check_target, endpoint_of
+from app.providers.base import Endpoint
+from app.web.auth import authenticate
+from app.web.client import Environ, WsgiClient
+from app.web.render import PassedOn, render_error
+from app.wire.headers import first
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9+/=-]{20,200}")
+_STREAM_UPLOADS_FROM_BYTES = 1 << 20
+_NATIVE = "/anthropic"
+
+
+class Proxy:
+    """The data plane's views.
+
+    Args:
+        gateway: Serves exchanges.
+        keys: Gateway keys callers must present; empty lets everybody in.
+        max_body_bytes: Limit of buffered bodies.
+        max_file_bytes: Limit of streamed bodies.
+        body_timeout_s: Longest silence while a client sends its body.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        keys: tuple[bytes, ...],
+        max_body_bytes: int,
+        max_file_bytes: int,
+        body_timeout_s: float,
+    ) -> None:
+        self._gateway = gateway
+        self._keys = keys
+        self._max_body_bytes = max_body_bytes
+        self._max_file_bytes = max_file_bytes
+        self._body_timeout_s = body_timeout_s
+
+    def native(self, rest: str = "") -> Response:
+        """``/v1/…`` and ``/anthropic/…``: pass it on as it is."""
+        del rest  # the decoded path; the raw one is what goes on
+        environ = request.environ
+        received_at = time.monotonic()
+        headers = request_headers(environ)
+        request_id = request_id_of(environ)
+        target = ""
+        try:
+            target = upstream_target(environ)
+            return self._pass_on(environ, headers, target, request_id, received_at)
+        except _Refusal as refusal:
+            exchange = _exchange(environ, headers, target or "/", request_id, received_at, "other")
+            self._gateway.refuse(exchange, refusal.error)
+            return render_error(refusal.error, request_id)
+        except GatewayError as error:
+            return render_error(error, request_id)
+
+    def unknown(self, rest: str = "") -> Response:
+        """Every other path below a mount."""
+        del rest
+        return render_error(UnknownRoute(), request_id_of(request.environ))
+
+    def _pass_on(
+        self, environ: Environ, headers: Headers, target: str, request_id: str, received_at: float
+    ) -> Response:
+        gateway = self._gateway
+        try:
+            if not target:
+                raise UnknownRoute
+            check_target(target)
+            if self._keys:
+                authenticate(headers, self._keys)
+            endpoint = endpoint_of(gateway.options.rules.provider, target)
+            limit = self._max_file_bytes if endpoint.transfer else self._max_body_bytes
+            client = WsgiClient(environ, limit, self._body_timeout_s)
+            body, streamed = self._body(client, endpoint)
+        except GatewayError as error:
+            raise _Refusal(error) from error
+        exchange = Exchange(
+            id=request_id,
+            method=environ["REQUEST_METHOD"],
+            target=target,
+            headers=headers,
+            body=body,
+            streamed=streamed,
+            content_length=client.length,
+            route=endpoint.name,
+            received_at=received_at,
+        )
+        answer = gateway.handle(exchange, endpoint, client)
+        if first(answer.headers, "x-request-id") is None:
+            answer.headers.append(("x-request-id", request_id))
+        return PassedOn(answer.body, answer.status, answer.headers)
+
+    @staticmethod
+    def _body(client: WsgiClient, endpoint: Endpoint) -> tuple[bytes, bool]:
+        length = client.length
+        if endpoint.transfer and (length is None or length > _STREAM_UPLOADS_FROM_BYTES):
+            return b"", True
+        return (b"" if length == 0 else client.read_all()), False
+
+
+class _Refusal(Exception):
+    """Refused before the gateway had an exchange to record."""
+
+    def __init__(self, error: GatewayError) -> None:
+        self.error = error
+
+
+def _exchange(
+    environ: Environ, headers: Headers, target: str, request_id: str, received_at: float, route: str
+) -> Exchange:
+    return Exchange(request_id, environ["REQUEST_METHOD"], target, headers, b"", False, None, route, received_at)
+
+
+def request_id_of(environ: Environ) -> str:
+    """The client's ``X-Request-ID`` where it is one a PaaS router could have sent, else a new one."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def request_headers(environ: Environ) -> Headers:
+    """Header pairs as the client sent them.
+
+    Under gunicorn with our hooks, from its parser: order and repeats kept. Elsewhere from the environ, where the
+    server has joined repeats with commas already (RFC 9110 section 5.3 allows that).
+    """
+    parsed = getattr(environ["wsgi.input"], "penstock_request", None)
+    if parsed is not None:
+        return tuple(parsed.headers)
+    pairs = [(key[5:].replace("_", "-").lower(), value) for key, value in environ.items() if key[:5] == "HTTP_"]
+    if environ.get("CONTENT_TYPE"):
+        pairs.append(("content-type", environ["CONTENT_TYPE"]))
+    return tuple(pairs)
+
+
+def raw_target(environ: Environ) -> str:
+    """Path and query as they stood in the request line; absolute-form loses its scheme and authority.
+
+    RFC 9112 section 3.2.2: a server accepts absolute-form; which host it names plays no part here.
+    """
+    raw: str = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if not raw:
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        raw = quote(path.encode("latin-1"), safe="/:@!$&'()*+,;=~-._")
+        query = environ.get("QUERY_STRING", "")
+        return f"{raw}?{query}" if query else raw
+    scheme, found, rest = raw.partition("://")
+    if found and scheme.isalpha() and not raw.startswith("/"):
+        return "/" + rest.partition("/")[2]
+    return raw
+
+
+def upstream_target(environ: Environ) -> str:
+    """The target for the upstream: the raw one without the mount and without ``/anthropic``; "" if there is none.
+
+    Raises:
+        InvalidRequest: The mount prefix is percent-encoded, so that it cannot be told from the path.
+    """
+    raw = raw_target(environ)
+    mount = environ.get("SCRIPT_NAME", "") + environ.get("penstock.prefix", "")
+    if mount:
+        if not raw.startswith(mount + "/"):
+            raise InvalidRequest("The path before /v1/ or /anthropic/ must not be percent-encoded.")
+        raw = raw[len(mount) :]
+    if raw.startswith(_NATIVE + "/"):
+        raw = raw[len(_NATIVE) :]
+        return raw if len(raw) > 1 else ""
+    return raw if raw.startswith("/v1/") else ""
+
+
+def mount(blueprint: Blueprint, proxy: Proxy, catch_all: bool) -> None:
+    """Route the data plane on ``blueprint``, for every method, without redirects or automatic answers."""
+
+    def add(state: Any) -> None:
+        prefix = state.url_prefix or ""
+        name = f"{state.name_prefix}.{state.name}".lstrip(".")
+        routes: list[tuple[str, str, Callable[..., Any]]] = [
+            ("/v1/<path:rest>", "native", proxy.native),
+            (f"{_NATIVE}/<path:rest>", "native", proxy.native),
+        ]
+        if catch_all:
+            routes += [("/<path:rest>", "unknown", proxy.unknown), ("/", "unknown", proxy.unknown)]
+        for path, endpoint, view in routes:
+            add_rule(state.app.url_map, prefix + path, f"{name}.{endpoint}")
+            state.app.view_functions[f"{name}.{endpoint}"] = prefixed(view, prefix)
+
+    blueprint.record(add)
+
+
+def add_rule(url_map: Map, path: str, endpoint: str) -> None:
+    """One rule for all methods; ``//`` and trailing slashes are the upstream's business."""
+    url_map.add(Rule(path, endpoint=endpoint, methods=None, strict_slashes=False, merge_slashes=False))
+
+
+def prefixed(view: Callable[..., Any], prefix: str) -> Callable[..., Any]:
+    """``view`` that finds its mount prefix in the environ."""
+    if not prefix:
+        return view
+
+    def with_prefix(**values: Any) -> Any:
+        request.environ["penstock.prefix"] = prefix
+        return view(**values)
+
+    return with_prefix

@@ -1,0 +1,76 @@
+"""Render: an answer as it came, or an error in the client's dialect.
+
+Runs on: worker.
+"""
+
+from __future__ import annotations
+
+import http
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Response
+
+from app.errors import GatewayError
+
+StartResponse = Callable[..., Any]
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Status {status}"
+
+
+_STATUS_LINES = {int(status): _status_line(int(status)) for status in http.HTTPStatus}
+
+
+class PassedOn(Response):
+    """An answer that nobody touches on its way out: no default headers, no corrections (B13).
+
+    Hooks of the surrounding application may still change ``headers``, as with any response.
+    """
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Send the head as it is and hand the body to the server, which closes it."""
+        code = self.status_code
+        start_response(_STATUS_LINES.get(code) or _status_line(code), self.headers.to_wsgi_list())
+        body: Iterable[bytes] = self.response  # type: ignore[assignment]
+        return body
+
+
+def error_body(error: GatewayError, request_id: str) -> bytes:
+    """Anthropic's error object."""
+    payload = {
+        "type": "error",
+        "error": {"type": error.kind, "message": error.message},
+        "request_id": request_id,
+    }
+    return json.dumps(payload).encode()
+
+
+def error_headers(error: GatewayError, request_id: str) -> list[tuple[str, str]]:
+    """Headers of an error of the gateway's own: its slug, and whether trying again makes sense."""
+    headers = [
+        ("content-type", "application/json"),
+        ("x-penstock-error", error.slug),
+        ("request-id", request_id),
+        ("x-request-id", request_id),
+    ]
+    if error.retry_after_s is not None:
+        headers.append(("retry-after", f"{error.retry_after_s:g}"))
+    if error.should_retry is not None:
+        headers.append(("x-should-retry", "true" if error.should_retry else "false"))
+    return headers
+
+
+def render_error(error: GatewayError, request_id: str) -> Response:
+    """An error of the gateway's own as a Flask response."""
+    body = error_body(error, request_id)
+    headers = [*error_headers(error, request_id), ("content-length", str(len(body)))]
+    return PassedOn([body], error.status, headers)
