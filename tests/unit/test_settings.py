@@ -445,6 +445,16 @@ def test_file_faults_name_the_place(tmp_path: Path, content: object, fault: str)
     assert fault in said
 
 
+def test_one_key_given_twice_in_the_file_counts_once(tmp_path: Path) -> None:
+    settings = load(
+        _file(tmp_path, _anthropic({"keys": ["k", {"value": "env.K", "name": "again"}, "l"]})) | {"K": "k"}
+    )
+    assert [(key.get_secret_value(), key.name) for key in settings.anthropic_api_keys] == [
+        ("k", "key-1"),
+        ("l", "key-2"),
+    ]
+
+
 def test_two_keys_of_one_name(tmp_path: Path) -> None:
     keys = [{"value": "hush-a", "name": "n"}, {"value": "hush-b", "name": "n"}]
     (fault,) = _faults(_file(tmp_path, _anthropic({"keys": keys})))
