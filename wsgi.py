@@ -6,9 +6,8 @@ Runs on: worker.
 
 import sys
 
-from app.factory import create_app
-
 from app.errors import ConfigError
+from app.factory import create_app
 
 try:
     app = application = create_app()
