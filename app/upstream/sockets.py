@@ -1,10 +1,11 @@
 """Count this process's own upstream connections, by looking at its own sockets.
 
 The Rust client does not tell when it opens a connection, so the kernel is asked. Every client gets a TCP
-keep-alive interval of its own (its mark), and the kernel gives it back by ``getsockopt(TCP_KEEPINTVL)``: of all the
+keep-alive interval of its own (its mark), and the kernel gives it back by ``getsockopt(TCP_KEEPINTVL)``: of the
 sockets in ``/proc/self/fd`` those that carry a mark are that client's. Nothing of another process can be counted,
 whatever the addresses, and two upstreams on port 443 are told apart. A socket is a connection once it has a peer
-(``getpeername``), which is after the TCP handshake.
+(``getpeername``), which is after the TCP handshake. The kernel's own table (``/proc/net/tcp``) was not used: it
+lists the whole machine, and cannot tell two upstreams at one address apart.
 
 Price: one directory listing, and one fstat per descriptor; a descriptor's owner is remembered by inode, so
 that getsockopt is called once per socket. Measured: 0.03 ms with 12 descriptors, 1.1 ms with 1,000.

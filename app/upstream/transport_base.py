@@ -95,18 +95,7 @@ class Inbound:
             StopAsyncIteration: The body is complete.
             httpx.TransportError: The peer broke it off; what was read so far is truncated.
         """
-        if self._closed or self._ended:
-            raise StopAsyncIteration
-        try:
-            return await self._next()
-        except asyncio.CancelledError:
-            raise  # not the end of the stream: aclose() resets it
-        except StopAsyncIteration:
-            self._finish()
-            raise
-        except httpx.TransportError:
-            self._finish()
-            raise
+        raise NotImplementedError
 
     async def aclose(self) -> None:
         """Let go of the answer; an unfinished upstream stream is reset. Safe to call twice, and when cancelled."""
@@ -124,9 +113,6 @@ class Inbound:
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.release()
-
-    async def _next(self) -> bytes:
-        raise NotImplementedError
 
     async def _close(self) -> None:
         raise NotImplementedError
@@ -174,23 +160,48 @@ class Source:
         failed: Set once the source has failed; raise it in place of the library's own error.
     """
 
-    __slots__ = ("_body", "failed")
+    __slots__ = ("_body", "_stuck", "_timeout_s", "_timer", "failed")
 
-    def __init__(self, body: AsyncIterator[bytes]) -> None:
+    def __init__(self, body: AsyncIterator[bytes], write_timeout_s: float) -> None:
         self._body = body
-        self.failed: httpx.WriteError | None = None
+        self._timeout_s = write_timeout_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._stuck: Callable[[], object] | None = None
+        self.failed: httpx.TransportError | None = None
+
+    def watch(self, stuck: Callable[[], object]) -> None:
+        """Call ``stuck`` when a piece is not taken in ``write_timeout_s`` (the next one is not asked for)."""
+        self._stuck = stuck
+
+    def rest(self) -> None:
+        """Watch no longer."""
+        self._stuck = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self.failed = httpx.WriteTimeout(f"The upstream took nothing of the upload for {self._timeout_s:g} s.")
+        if self._stuck is not None:
+            self._stuck()
 
     def __aiter__(self) -> Source:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         try:
-            return await self._body.__anext__()
+            piece = await self._body.__anext__()
         except (StopAsyncIteration, asyncio.CancelledError):
             raise
         except BaseException as error:
             self.failed = httpx.WriteError("The upload's source failed; the request was aborted.")
             raise self.failed from error
+        if self._stuck is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._too_slow)
+        return piece
 
 
 class BodyStream(httpx.AsyncByteStream):

@@ -84,10 +84,18 @@ class HttpcoreInbound(Inbound):
         self._response = response
         self._chunks = response.aiter_stream()
 
-    async def _next(self) -> bytes:
+    async def __anext__(self) -> bytes:
+        """See ``Inbound``."""
+        if self._closed or self._ended:
+            raise StopAsyncIteration
         try:
             return await anext(self._chunks)
+        except StopAsyncIteration:
+            await self._response.aclose()  # what makes the connection free again
+            self._finish()
+            raise
         except FAILURES as error:
+            self._finish()  # httpcore has closed it
             raise mapped(error) from error
 
     async def _close(self) -> None:
@@ -145,7 +153,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: As listed in ``transport_base``.
         """
-        source = None if isinstance(outbound.body, bytes) else Source(outbound.body)
+        source = None if isinstance(outbound.body, bytes) else Source(outbound.body, 0.0)
         watch = _Watch(self._opened)
         request = self._request(outbound, source, watch)
         try:

@@ -15,6 +15,7 @@ Runs on: loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
@@ -56,6 +57,11 @@ def mapped(error: BaseException) -> httpx.TransportError:
     return httpx.ReadError(text)
 
 
+def _request(outbound: Outbound, headers: Pairs, content: bytes | AsyncIterator[bytes]) -> pyqwest.Request:
+    url = outbound.origin + outbound.target
+    return pyqwest.Request(outbound.method, url, pyqwest.Headers(headers), content)
+
+
 class ReqwestInbound(Inbound):
     """An answer of pyqwest."""
 
@@ -67,10 +73,17 @@ class ReqwestInbound(Inbound):
         self._response = response
         self._content = response.content
 
-    async def _next(self) -> bytes:
+    async def __anext__(self) -> bytes:
+        """See ``Inbound``."""
+        if self._closed or self._ended:
+            raise StopAsyncIteration
         try:
             return bytes(await self._content.__anext__())
+        except StopAsyncIteration:
+            self._finish()
+            raise
         except FAILURES as error:
+            self._finish()
             raise mapped(error) from error
 
     async def _close(self) -> None:
@@ -86,6 +99,7 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
         max_keepalive: Idle connections kept.
         keepalive_expiry_s: Idle connections are closed after this.
         connect_timeout_s: For DNS, TCP and TLS together.
+        write_timeout_s: Longest wait for the peer to take a piece of an upload.
         ca_pem: Certificates trusted in addition to the system's.
         mark: TCP keep-alive interval in seconds; it is how ``sockets`` tells this client's connections apart.
     """
@@ -98,9 +112,11 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
         max_keepalive: int = 100,
         keepalive_expiry_s: float = 30.0,
         connect_timeout_s: float = 5.0,
+        write_timeout_s: float = 15.0,
         ca_pem: bytes | None = None,
         mark: int = 30,
     ) -> None:
+        self._write_timeout_s = write_timeout_s
         self._client = pyqwest.HTTPTransport(
             tls_include_system_certs=True,
             tls_ca_cert=ca_pem,
@@ -128,24 +144,29 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
             httpx.TransportError: As listed in ``transport_base``.
         """
         body = outbound.body
-        source: Source | None = None
-        content: bytes | AsyncIterator[bytes] = b""
-        if isinstance(body, bytes):
-            content = body
-        else:
-            content = source = Source(body)
-        headers = forwardable(outbound.headers, source is None)
+        headers = forwardable(outbound.headers, isinstance(body, bytes))
         if not any(name.lower() == "accept" for name, _ in headers):
             headers.append(("connection", "accept"))
+        if not isinstance(body, bytes):
+            return await self._upload(outbound, headers, Source(body, self._write_timeout_s))
         try:
-            request = pyqwest.Request(
-                outbound.method, outbound.origin + outbound.target, pyqwest.Headers(headers), content
-            )
-            return ReqwestInbound(await self._client.execute(request))
+            return ReqwestInbound(await self._client.execute(_request(outbound, headers, body)))
         except FAILURES as error:
-            if source is not None and source.failed is not None:
-                raise source.failed from source.failed.__cause__
             raise mapped(error) from error
+
+    async def _upload(self, outbound: Outbound, headers: Pairs, source: Source) -> Inbound:
+        try:
+            sending = asyncio.ensure_future(self._client.execute(_request(outbound, headers, source)))
+            source.watch(sending.cancel)
+            return ReqwestInbound(await sending)
+        except (*FAILURES, asyncio.CancelledError) as error:
+            if source.failed is not None:
+                raise source.failed from source.failed.__cause__
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise mapped(error) from error
+        finally:
+            source.rest()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """httpx's interface, built on ``send``; httpx's per-phase timeouts are not used."""

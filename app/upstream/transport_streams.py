@@ -21,10 +21,27 @@ _LIMIT = 65536
 _KEEPALIVE_IDLE_S = 15
 
 
+class _Reader(asyncio.StreamReader):
+    """A stream reader that knows whether bytes wait in it."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=_LIMIT)
+        self.pending = 0
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        self.pending += len(data)
+        super().feed_data(data)
+
+    async def read(self, n: int = -1) -> bytes:
+        data = await super().read(n)
+        self.pending -= len(data)
+        return data
+
+
 class Stream(httpcore.AsyncNetworkStream):
     """One connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
@@ -88,7 +105,10 @@ class Stream(httpcore.AsyncNetworkStream):
         if info == "ssl_object":
             return self._writer.get_extra_info("ssl_object")
         if info == "is_readable":
-            return self._reader.at_eof() or self._reader.exception() is not None or self._writer.is_closing()
+            reader = self._reader
+            return bool(
+                reader.pending or reader.at_eof() or reader.exception() is not None or self._writer.is_closing()
+            )
         return None
 
 
@@ -109,13 +129,17 @@ class Backend(httpcore.AsyncNetworkBackend):
             httpcore.ConnectError: DNS failed, refused or unreachable.
             httpcore.ConnectTimeout: Too slow.
         """
+        loop = asyncio.get_running_loop()
+        reader = _Reader()
+        protocol = asyncio.StreamReaderProtocol(reader)
         try:
             async with asyncio.timeout(timeout):
-                reader, writer = await asyncio.open_connection(host, port, limit=_LIMIT)
+                transport, _ = await loop.create_connection(lambda: protocol, host, port)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(str(error) or "connect timed out") from error
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         raw = writer.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

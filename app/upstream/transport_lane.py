@@ -1,0 +1,158 @@
+"""A lane's live half: its client, the gate while its connection is being opened, and the count of connections.
+
+    opener's head ─────────────┐
+    its socket is there, and    ├──> the gate opens, all who wait on it go
+    has had time to shake hands ┤
+    PATIENCE_S ────────────────┘
+    the opener could not connect ──> all who wait fail likewise: nothing was sent
+    the opener left              ──> one of those who wait becomes the opener
+
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable, Iterable
+
+import httpx
+
+from app.upstream.lanes import Kind, Lane
+from app.upstream.sockets import Sockets
+from app.upstream.transport_base import Transport
+
+WATCH_S = 0.02
+SETTLE_S = 0.05
+PATIENCE_S = 1.0
+"""Longest wait at a gate where sockets can be watched; a third of it where they cannot."""
+
+Events = collections.deque[dict[str, object]]
+Gate = asyncio.Future[httpx.TransportError | None]
+
+
+class LiveLane(Lane):
+    """A lane with its client.
+
+    Attributes:
+        transport: The client.
+        count: Tells its open connections; None where they are told by ``mark``.
+        mark: The keep-alive interval its sockets carry; 0 for httpcore.
+        seen: Open connections at the last look.
+        unclaimed: New connections that no request has been told of.
+    """
+
+    __slots__ = ("_gate", "_watched", "count", "mark", "seen", "transport", "unclaimed")
+
+    def __init__(
+        self, number: int, kind: Kind, transport: Transport, mark: int, count: Callable[[], int] | None
+    ) -> None:
+        super().__init__(number, kind)
+        self.transport = transport
+        self.mark = mark
+        self.count = count
+        self.seen = 0
+        self.unclaimed = 0
+        self._gate: Gate | None = None
+        self._watched = False
+        self.state = "cold" if mark and kind == "h2" else "open"
+
+    def is_open(self) -> bool:
+        """Requests may go at once."""
+        return self.state == "open"
+
+    def shut_gate(self) -> None:
+        """The first request of a cold lane goes; whoever comes next waits."""
+        self.state = "opening"
+        self._gate = asyncio.get_running_loop().create_future()
+        self._watched = False
+
+    def open_gate(self, failure: httpx.TransportError | None = None) -> None:
+        """Let those who wait go, or fail with ``failure``."""
+        gate, self._gate = self._gate, None
+        if gate is not None and not gate.done():
+            gate.set_result(failure)
+
+    async def pass_gate(self, watch: Callable[[LiveLane, Gate], None]) -> None:
+        """Wait at the gate; the first to do so has it watched.
+
+        Raises:
+            httpx.ConnectError, httpx.ConnectTimeout: The opener's own; nothing was sent.
+        """
+        gate = self._gate
+        if gate is None:
+            return
+        if not self._watched:
+            self._watched = True
+            watch(self, gate)
+        failure = await asyncio.shield(gate)
+        if failure is not None:
+            raise type(failure)(str(failure)) from failure
+
+    async def watch(self, gate: Gate, census: Census, lanes: Iterable[LiveLane]) -> None:
+        """Open the gate once the connection is up, or when patience is at its end."""
+        started = time.monotonic()
+        patience_s = PATIENCE_S if census.supported else PATIENCE_S / 3
+        seen_at = 0.0
+        while not gate.done():
+            await asyncio.sleep(WATCH_S)
+            now = time.monotonic()
+            census.look(lanes)
+            if self.seen and not seen_at:
+                seen_at = now
+            settled = seen_at and now - seen_at > max(SETTLE_S, 3 * (seen_at - started))
+            if (settled or now - started > patience_s) and gate is self._gate:
+                self.state = "open"
+                self.open_gate()
+
+
+class Census:
+    """Counts connections.
+
+    Attributes:
+        opened: Connections ever opened.
+        handshakes: TLS handshakes among them.
+        supported: The Rust client's connections can be counted here.
+    """
+
+    def __init__(self, tls: bool, tell: Callable[..., None]) -> None:
+        self._tls = tls
+        self._tell = tell
+        self._sockets = Sockets()
+        self._known: set[int] = set()
+        self.opened = 0
+        self.handshakes = 0
+        self.supported = self._sockets.supported
+
+    def on_opened(self, ms: float, tls: bool) -> None:
+        """httpcore made a connection (called after TCP, and again after TLS)."""
+        if tls == self._tls:
+            self.opened += 1
+            self.handshakes += tls
+            self._tell("connection_opened", ms=round(ms, 2))
+
+    def look(self, lanes: Iterable[LiveLane]) -> None:
+        """Bring every lane's figures up to date."""
+        marked: dict[int, LiveLane] = {}
+        for lane in lanes:
+            if lane.count is not None:
+                lane.seen = lane.count()
+            elif self.supported:
+                marked[lane.mark] = lane
+                lane.seen = 0
+        if not marked:
+            return
+        now = self._sockets.scan()
+        for inode, mark in now.items():
+            found = marked.get(mark)
+            if found is None:
+                continue
+            found.seen += 1
+            if inode not in self._known:
+                self._known.add(inode)
+                found.unclaimed += 1
+                self.opened += 1
+                self.handshakes += self._tls
+                self._tell("connection_opened", lane=found.number)
+        self._known.intersection_update(now)

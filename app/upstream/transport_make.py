@@ -1,0 +1,108 @@
+"""Make the client of a lane: which library, which protocol, with which limits.
+
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ssl
+from dataclasses import dataclass
+from typing import Literal
+
+from app.upstream.lanes import Kind
+from app.upstream.transport_base import Transport
+from app.upstream.transport_httpcore import HttpcoreTransport, Opened, trust
+
+HTTPCORE_H2_CONNECTIONS = 2
+"""A lane on httpcore has one connection, and a successor when the peer says GOAWAY."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What a pool is made with.
+
+    Attributes:
+        origin: ``scheme://host[:port]``.
+        transport: ``UPSTREAM_TRANSPORT``.
+        max_connections: ``ANTHROPIC_MAX_CONNECTIONS``.
+        max_keepalive: ``ANTHROPIC_MAX_KEEPALIVE``.
+        keepalive_expiry_s: ``ANTHROPIC_KEEPALIVE_EXPIRY``.
+        connect_timeout_s: ``CONNECT_TIMEOUT``.
+        pool_timeout_s: Longest wait for a slot.
+        streams_per_connection: Streams one HTTP/2 lane takes.
+        http2: ``PRODUCTION_ENABLE_HTTP2``.
+        ca_pem: Certificates trusted besides the system's.
+        write_timeout_s: Longest wait for the upstream to take a piece of an upload.
+    """
+
+    origin: str
+    transport: Literal["auto", "reqwest", "httpcore"] = "auto"
+    max_connections: int = 200
+    max_keepalive: int = 100
+    keepalive_expiry_s: float = 30.0
+    connect_timeout_s: float = 5.0
+    pool_timeout_s: float = 2.0
+    streams_per_connection: int = 100
+    http2: bool = True
+    ca_pem: bytes | None = None
+    write_timeout_s: float = 15.0
+
+
+class Maker:
+    """Makes clients for one pool; trust stores are read once.
+
+    Attributes:
+        name: ``reqwest`` or ``httpcore``.
+        why: Why this one.
+    """
+
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self.name, self.why = _choice(options)
+
+    def rust(self, kind: Kind) -> bool:
+        """Whether a lane of this kind runs on the Rust client."""
+        return self.name == "reqwest" and kind != "exact"
+
+    def httpcore(self, kind: Kind, opened: Opened) -> HttpcoreTransport:
+        """An httpcore client; ``opened`` is told of every connection."""
+        options = self._options
+        http2 = kind == "h2"
+        if http2 not in self._contexts:
+            self._contexts[http2] = trust(options.ca_pem, http2)
+        return HttpcoreTransport(
+            http2=http2,
+            max_connections=HTTPCORE_H2_CONNECTIONS if http2 else options.max_connections,
+            max_keepalive=options.max_keepalive,
+            keepalive_expiry_s=options.keepalive_expiry_s,
+            connect_timeout_s=options.connect_timeout_s,
+            write_timeout_s=options.write_timeout_s,
+            context=self._contexts[http2],
+            opened=opened,
+        )
+
+    def reqwest(self, kind: Kind, mark: int) -> Transport:
+        """A Rust client whose connections carry ``mark``."""
+        from app.upstream.transport_reqwest import ReqwestTransport  # only where pyqwest is installed
+
+        options = self._options
+        return ReqwestTransport(
+            http2=kind == "h2",
+            max_connections=options.max_connections,
+            max_keepalive=options.max_keepalive,
+            keepalive_expiry_s=options.keepalive_expiry_s,
+            connect_timeout_s=options.connect_timeout_s,
+            write_timeout_s=options.write_timeout_s,
+            ca_pem=options.ca_pem,
+            mark=mark,
+        )
+
+
+def _choice(options: PoolOptions) -> tuple[str, str]:
+    if options.transport != "auto":
+        return options.transport, "chosen by UPSTREAM_TRANSPORT"
+    if importlib.util.find_spec("pyqwest") is not None:
+        return "reqwest", "auto: pyqwest is installed"
+    return "httpcore", "auto: pyqwest is not installed"
