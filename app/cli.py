@@ -6,6 +6,7 @@ Runs on: start-up.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Final
@@ -86,22 +87,18 @@ def settings(markdown: bool) -> None:
 
 
 @main.command()
-@click.option("--plain", type=click.IntRange(0, 65535), help="Port for plain HTTP; 0 takes a free one.")
-@click.option("--tls", type=click.IntRange(0, 65535), help="Port for HTTPS; 0 takes a free one.")
-@click.option("--dir", "directory", type=click.Path(file_okay=False, path_type=Path), help="Where ca.pem goes.")
-@click.option("--replay", type=click.Path(exists=True, path_type=Path), help="Recorded traffic to answer with.")
-@click.option("--max-streams", type=click.IntRange(1, 2**31 - 1), help="SETTINGS_MAX_CONCURRENT_STREAMS.")
-def simulator(
-    plain: int | None, tls: int | None, directory: Path | None, replay: Path | None, max_streams: int | None
-) -> None:
+@click.option("--plain", type=click.IntRange(0, 65535), default=0, help="Port for plain HTTP; 0 takes a free one.")
+@click.option("--tls", type=click.IntRange(0, 65535), default=0, help="Port for HTTPS; 0 takes a free one.")
+@click.option("--dir", "ca_dir", type=click.Path(file_okay=False), default="", help="Folder for ca.pem.")
+@click.option("--replay", type=click.Path(), default="", help="Recorded traffic to answer with (JSON lines).")
+@click.option("--max-streams", type=click.IntRange(1, 2**31 - 1), help="Streams per HTTP/2 connection.")
+def simulator(plain: int, tls: int, ca_dir: str, replay: str, max_streams: int | None) -> None:
     """Run the embedded fake Anthropic provider until interrupted."""
-    if plain is None and tls is None:
-        raise click.UsageError("Name a port: --plain PORT, --tls PORT, or both.")
-    from app.simulator.server import Options, serve
+    from app.simulator.options import Options
+    from app.simulator.server import serve
 
-    given = {"plain_port": plain, "tls_port": tls, "directory": directory, "replay": replay}
-    given["max_streams"] = max_streams
-    serve(Options(**{name: value for name, value in given.items() if value is not None}))
+    options = Options(plain_port=plain, tls_port=tls, ca_dir=ca_dir, replay=replay)
+    serve(options if max_streams is None else replace(options, max_concurrent_streams=max_streams))
 
 
 def markdown_table() -> str:

@@ -19,6 +19,7 @@ from app import check, cli
 from app.check import FAIL, OK, WARN, Finding
 from app.errors import ConfigError
 from app.settings import rows
+from app.simulator.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,20 +96,15 @@ def test_settings_lists_every_name() -> None:
     assert "    default 8000; allowed 0 to 65535" in plain
 
 
-def test_simulator_wants_a_port() -> None:
-    code, output = _run("simulator")
-    assert code == 2
-    assert "--plain PORT" in output
-
-
 def test_simulator_gets_its_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given: list[dict[str, object]] = []
+    given: list[Options] = []
     module = types.ModuleType("app.simulator.server")
-    module.Options = dict  # type: ignore[attr-defined]
     module.serve = given.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "app.simulator.server", module)
-    assert _run("simulator", "--tls", "0", "--dir", str(tmp_path), "--max-streams", "7")[0] == 0
-    assert given == [{"tls_port": 0, "directory": tmp_path, "max_streams": 7}]
+    assert _run("simulator")[0] == 0
+    assert _run("simulator", "--plain", "1", "--tls", "2", "--dir", str(tmp_path), "--max-streams", "7")[0] == 0
+    named = Options(plain_port=1, tls_port=2, ca_dir=str(tmp_path), max_concurrent_streams=7)
+    assert given == [Options(), named]
 
 
 def test_faulty_settings_of_any_command_end_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
