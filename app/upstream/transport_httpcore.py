@@ -1,7 +1,7 @@
 """httpcore (pure Python) as one lane's transport: the fallback, and the one that sends any target byte for byte.
 
-HTTP/2 here serves short JSON exchanges only: httpcore never resets a stream of its own accord (facts 8), so what
-may stream goes over HTTP/1.1, where closing the connection is the cancel. The pool makes that choice.
+HTTP/2 here serves JSON exchanges only (with ``transport_reset``'s mending): one slow reader or one timeout in its
+HTTP/2 holds up or kills all siblings (facts 8), so what may stream goes over HTTP/1.1. The pool makes that choice.
 
 Nothing is added to a request but ``Host`` and the body's framing. Connections are counted by httpcore's
 trace events, so the figures are exact. Its loggers are switched off on import: ``Logger.isEnabledFor`` takes a
@@ -23,6 +23,7 @@ import httpx
 
 from app.exchange import Outbound
 from app.upstream.transport_base import Inbound, Pairs, Source, exchange, forwardable
+from app.upstream.transport_reset import ResettingPool
 from app.upstream.transport_streams import Backend
 
 for _name in ("connection", "http11", "http2", "proxy", "socks"):
@@ -132,7 +133,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._opened = opened
         self._timeouts = {"connect": connect_timeout_s, "write": write_timeout_s, "read": None, "pool": None}
-        self._pool = httpcore.AsyncConnectionPool(
+        self._pool = ResettingPool(
             ssl_context=context if context is not None else trust(ca_pem, http2),
             max_connections=max_connections,
             max_keepalive_connections=max_keepalive,
