@@ -58,6 +58,7 @@ class Plan:
         body: Body bytes; ignored when an upload pipe is given alongside.
         deadline_at: Instant by which a non-stream exchange must be over.
         silence_s: Longest silence inside a streamed body.
+        may_stream: The answer may be an event stream (false negatives are not allowed, false positives are).
         whole: The deadline covers the body too (false for file transfers, whose body only must not fall silent).
     """
 
@@ -69,6 +70,7 @@ class Plan:
     body: bytes
     deadline_at: float
     silence_s: float
+    may_stream: bool = True
     whole: bool = True
 
 

@@ -195,7 +195,10 @@ class Up:
         return loop.time() - began
 
     def finish(self, error: BaseException | None) -> None:
-        """No more follows: the end, or ``error`` (loop)."""
+        """No more follows: the end, or ``error`` (loop). A head still held back is dropped for the error."""
+        if self._hold and error is not None:
+            self._head = None
+            self._chunks.clear()
         self.error = error
         self._hold = False
         self.ended_at = time.monotonic()

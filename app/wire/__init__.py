@@ -1,1 +1,1 @@
-"""wire: frames. What HTTP headers and server-sent events look like as bytes; pure, imports nothing of the house."""
+"""wire: frames. HTTP headers and server-sent events as bytes; pure, imports nothing of the house."""

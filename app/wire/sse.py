@@ -1,6 +1,6 @@
 """Find event boundaries in server-sent events, and write the few events that the gateway itself may send.
 
-A boundary is a blank line after at least one line: LF LF, CR LF CR LF or CR CR (WHATWG HTML, section 9.2.5).
+A boundary is a blank line; a line ends with LF, CR LF or CR (WHATWG HTML, section 9.2.5).
 Pure.
 """
 
@@ -11,7 +11,7 @@ import json
 COMMENT = b": keep-alive\n\n"
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
-_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 
 
 def complete(data: bytes) -> int:
