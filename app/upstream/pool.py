@@ -39,6 +39,7 @@ from app.upstream.transport_make import Maker, PoolOptions
 __all__ = ["Events", "Pool", "PoolOptions", "PoolStats"]
 
 TICK_S = 0.5
+RECHECK_S = 0.02
 WARM_UP_TARGET = "/"
 
 
@@ -218,6 +219,7 @@ class Pool:
             if self._closed:
                 raise httpx.ConnectError("The pool is closed.")
             lane = self._take(kind) or await self._stand_in_line(kind)
+            self._recheck(lane)
             if lane.is_open():
                 return lane, False
             if lane.state == "cold":
@@ -232,6 +234,15 @@ class Pool:
                 return lane, False
             self.give(lane)
             kind = lane.kind
+
+    def _recheck(self, lane: LiveLane) -> None:
+        """A lane that was idle until now may have lost its connection since the last look."""
+        if lane.in_flight > 1 or not lane.mark or lane.kind != "h2" or not self._census.supported:
+            return
+        if lane.is_open() and time.monotonic() - lane.idle_since > RECHECK_S:
+            self._census.look(self._lanes)
+            if not lane.seen:
+                lane.state = "cold"
 
     def _take(self, kind: Kind) -> LiveLane | None:
         """A slot at once, or None."""

@@ -8,6 +8,7 @@ Exceptions are httpx's, with the library's own error as ``__cause__``:
     LocalProtocolError                the request cannot be put on the wire: nothing was sent
     WriteError                        the connection broke, or the upload's source failed, while sending
     ReadError, RemoteProtocolError    broken off, or not HTTP; something may have been sent
+    NotProcessed                      a RemoteProtocolError: the peer says it did nothing; safe to send again
     ReadTimeout                       the library's own clock ran out in mid-exchange
 
 Runs on: loop.
@@ -41,6 +42,13 @@ HOP_BY_HOP = frozenset(
 """RFC 9110 section 7.6.1 and RFC 9113 section 8.2.2: never forwarded."""
 
 _OURS = HOP_BY_HOP | {"host"}
+
+
+class NotProcessed(httpx.RemoteProtocolError):
+    """The peer refused the stream before it did anything (REFUSED_STREAM, RFC 9113 section 8.7): safe to send again.
+
+    hyper has by then sent a whole body twice more by itself (reqwest's default for protocol NACKs).
+    """
 
 
 class Slot(Protocol):
@@ -160,11 +168,12 @@ class Source:
         failed: Set once the source has failed; raise it in place of the library's own error.
     """
 
-    __slots__ = ("_body", "_stuck", "_timeout_s", "_timer", "failed")
+    __slots__ = ("_begun", "_body", "_stuck", "_timeout_s", "_timer", "failed")
 
     def __init__(self, body: AsyncIterator[bytes], write_timeout_s: float) -> None:
         self._body = body
         self._timeout_s = write_timeout_s
+        self._begun = False
         self._timer: asyncio.TimerHandle | None = None
         self._stuck: Callable[[], object] | None = None
         self.failed: httpx.TransportError | None = None
@@ -186,6 +195,10 @@ class Source:
             self._stuck()
 
     def __aiter__(self) -> Source:
+        if self._begun:  # a library that sends the request again
+            self.failed = httpx.WriteError("The upload was begun and cannot be sent again.")
+            raise self.failed
+        self._begun = True
         return self
 
     async def __anext__(self) -> bytes:

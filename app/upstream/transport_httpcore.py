@@ -18,11 +18,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import h2.errors
+import h2.events
+import h2.exceptions
 import httpcore
 import httpx
 
 from app.exchange import Outbound
-from app.upstream.transport_base import Inbound, Pairs, Source, exchange, forwardable
+from app.upstream.transport_base import Inbound, NotProcessed, Pairs, Source, exchange, forwardable
 from app.upstream.transport_reset import ResettingPool
 from app.upstream.transport_streams import Backend
 
@@ -58,10 +61,25 @@ Opened = Callable[[float, bool], None]
 def mapped(error: BaseException) -> httpx.TransportError:
     """The httpx exception for one of ``FAILURES``, by type."""
     text = str(error) or type(error).__name__
+    if isinstance(error, httpcore.LocalProtocolError) and _of_h2(error):
+        return httpx.RemoteProtocolError(text)
+    if isinstance(error, httpcore.RemoteProtocolError) and _refused(error):
+        return NotProcessed(text)
     for theirs, ours in _MAP:
         if isinstance(error, theirs):
             return ours(text)
     return httpx.ReadError(text)
+
+
+def _of_h2(error: httpcore.LocalProtocolError) -> bool:
+    """httpcore calls it local when the peer broke HTTP/2 for all streams; then something may have been sent."""
+    return bool(error.args) and isinstance(error.args[0], h2.exceptions.ProtocolError)
+
+
+def _refused(error: httpcore.RemoteProtocolError) -> bool:
+    """The peer reset the stream with REFUSED_STREAM."""
+    event = error.args[0] if error.args else None
+    return isinstance(event, h2.events.StreamReset) and event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
 
 
 def trust(ca_pem: bytes | None, http2: bool) -> ssl.SSLContext:

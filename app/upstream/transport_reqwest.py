@@ -22,7 +22,7 @@ import httpx
 import pyqwest
 
 from app.exchange import Outbound
-from app.upstream.transport_base import Inbound, Pairs, Source, exchange, forwardable
+from app.upstream.transport_base import Inbound, NotProcessed, Pairs, Source, exchange, forwardable
 
 FAILURES = (
     OSError,  # ConnectionError, TimeoutError and pyqwest.ConnectTimeout are OSErrors
@@ -48,6 +48,8 @@ def mapped(error: BaseException) -> httpx.TransportError:
         return httpx.ConnectTimeout(text) if isinstance(error, TimeoutError) else httpx.ConnectError(text)
     if isinstance(error, TimeoutError):
         return httpx.ReadTimeout(text)
+    if isinstance(error, pyqwest.StreamError) and error.code == pyqwest.StreamErrorCode.REFUSED_STREAM:
+        return NotProcessed(text)
     if isinstance(error, pyqwest.RemoteProtocolError):
         return httpx.RemoteProtocolError(text)
     if isinstance(error, pyqwest.WriteError):

@@ -1,16 +1,20 @@
-"""httpcore's HTTP/2 with what it lacks: a stream that is abandoned is reset, and its unread bytes are given back.
+"""httpcore's HTTP/2 with what it lacks: abandoned streams are reset, and a GOAWAY does not kill the others.
 
-Context: httpcore closes a stream in its own books only; the peer goes on generating, and the connection window
-shrinks with every abandoned body (facts 8; encode/httpcore#943, #1022).
-Choice: two small subclasses that put a RST_STREAM where httpcore does its book-keeping.
-Price: they stand on httpcore 1.0's private names; httpcore is pinned to 1.x by httpx, and the contract suite
-fails if they move. What it cannot mend: the h2 library is closed by a GOAWAY, so exchanges in flight end with
-RemoteProtocolError where hyper would finish them.
+    reset    httpcore closes a stream in its own books only; the peer goes on generating, and the connection window
+             shrinks with every abandoned body (facts 8; encode/httpcore#943, #1022)
+    GOAWAY   the h2 library takes no frame after it, though streams up to its last id may finish (RFC 9113 6.8);
+             those beyond it were not processed, and httpcore sends them again on another connection
+
+Choice: subclasses of httpcore's connection and pool and of h2's connection.
+Price: they stand on private names of httpcore 1.x and h2 4.x; the contract suite fails if they move.
 Runs on: loop.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
@@ -22,8 +26,71 @@ _NOTHING = httpcore.Request("GET", "http://reset.invalid/")
 """Stands for the request where httpcore only looks up timeouts."""
 
 
+class GoAway(h2.events.Event):
+    """The peer takes no new streams, and processed none beyond this one."""
+
+    def __init__(self, last_stream_id: int) -> None:
+        self.last_stream_id = last_stream_id
+
+
+class Unprocessed(h2.events.StreamReset):
+    """A stream beyond the GOAWAY's last."""
+
+    def __init__(self, stream_id: int) -> None:  # on purpose not h2's: it differs between releases
+        self.stream_id = stream_id
+        self.error_code = h2.errors.ErrorCodes.REFUSED_STREAM
+        self.remote_reset = True
+
+
+class PatientH2(h2.connection.H2Connection):
+    """The HTTP/2 state machine, which stays open after a GOAWAY."""
+
+    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[h2.events.Event]]:
+        return [], [GoAway(frame.last_stream_id)]
+
+
 class ResettingHTTP2(AsyncHTTP2Connection):
     """One HTTP/2 connection."""
+
+    def __init__(
+        self, origin: httpcore.Origin, stream: httpcore.AsyncNetworkStream, expiry_s: float | None
+    ) -> None:
+        super().__init__(origin, stream, expiry_s)
+        self._h2_state = PatientH2(config=self.CONFIG)
+        self._last_processed: int | None = None
+
+    def is_available(self) -> bool:
+        """New requests may come, unless the peer said GOAWAY."""
+        return self._last_processed is None and super().is_available()
+
+    async def _read_incoming_data(self, request: httpcore.Request) -> list[h2.events.Event]:
+        """As httpcore's own; a GOAWAY ends the streams beyond it here."""
+        kept: list[h2.events.Event] = []
+        for event in await super()._read_incoming_data(request):
+            if isinstance(event, GoAway):
+                self._last_processed = last = event.last_stream_id
+                kept += [Unprocessed(stream_id) for stream_id in self._events if stream_id > last]
+            else:
+                kept.append(event)
+        return kept
+
+    async def _write_outgoing_data(self, request: httpcore.Request) -> None:
+        """As httpcore's own; a peer that said GOAWAY may be gone while its last answers wait to be read here."""
+        try:
+            await super()._write_outgoing_data(request)
+        except httpcore.WriteError:
+            if self._last_processed is None:
+                raise
+
+    async def _receive_stream_event(
+        self, request: httpcore.Request, stream_id: int
+    ) -> h2.events.ResponseReceived | h2.events.DataReceived | h2.events.StreamEnded:
+        try:
+            return await super()._receive_stream_event(request, stream_id)
+        except httpcore.RemoteProtocolError as error:
+            if self._last_processed is not None and stream_id > self._last_processed:
+                raise httpcore.ConnectionNotAvailable from error  # the pool sends it again
+            raise
 
     async def _response_closed(self, stream_id: int) -> None:
         state = self._h2_state
@@ -38,6 +105,8 @@ class ResettingHTTP2(AsyncHTTP2Connection):
             except (h2.exceptions.ProtocolError, httpcore.NetworkError, httpcore.TimeoutException):
                 pass  # the connection is gone, and the stream with it
         await super()._response_closed(stream_id)
+        if self._last_processed is not None and not self._events:
+            await self.aclose()
 
 
 class ResettingConnection(AsyncHTTPConnection):
