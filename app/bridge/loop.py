@@ -111,6 +111,7 @@ class BackgroundLoop:
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._armed = False
         self._ident = 0
+        self._get_ident: Callable[[], int] = original("_thread", "get_ident")
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -138,7 +139,7 @@ class BackgroundLoop:
 
     def here(self) -> bool:
         """True on the loop's own thread."""
-        return bool(original("_thread", "get_ident")() == self._ident)
+        return self._get_ident() == self._ident
 
     def report(self, event: dict[str, object]) -> None:
         """Say something: the worker side logs and counts it (any thread)."""
@@ -181,7 +182,7 @@ class BackgroundLoop:
 
     def _main(self, ready: Any) -> None:
         native_threads.add()
-        self._ident = original("_thread", "get_ident")()
+        self._ident = self._get_ident()
         self.loop = loop = loop_of_this_thread()
         loop.set_exception_handler(self._on_exception)
         self.alive = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from app.bridge.call import Bridge, Crossing
@@ -19,7 +19,7 @@ from app.gateway.body import Body, BodyRules, EventStream, Watch, plain
 from app.gateway.life import Life
 from app.gateway.plan import Rules, make_plan, model_of
 from app.providers.base import Endpoint
-from app.upstream.dispatch import Dispatcher
+from app.upstream.dispatch import Dispatcher, serving
 from app.wire.headers import first, response_headers
 
 _NET_S = 5.0
@@ -126,14 +126,8 @@ class Gateway:
         return keys[self._turn % len(keys)]
 
     def _cross(self, exchange: Exchange, plan: Plan, client: Client, account: _Account) -> Answer:
-        life, dispatcher = self.life, self._dispatcher
-
-        async def serve(crossing: Crossing) -> None:
-            upload = aiter(crossing.upload) if exchange.streamed else None
-            await dispatcher(crossing.home).serve(crossing, plan, upload)
-
-        watch = Watch(client.gone, life.is_cut, plan.deadline_at + _NET_S)
-        crossing = self.bridge().open(serve)
+        watch = Watch(client.gone, self.life.is_cut, plan.deadline_at + _NET_S)
+        crossing = self.bridge().open(serving(self._dispatcher, plan, exchange.streamed))
         account.fallback = crossing.fallback
         try:
             if exchange.streamed:
@@ -250,41 +244,41 @@ class _Account:
 
     def _record(self, error: GatewayError | None, left: bool, sent_bytes: int, now: float) -> Record:
         exchange, reply = self._exchange, self._reply
-        status = error.status if error is not None else 0
+        received_at = exchange.received_at
         if reply is not None:
             status = 200 if self.early else reply.status
-        record = Record(
+        elif left:
+            status = ClientGone.status
+        else:
+            status = error.status if error is not None else 0
+        return Record(
             request_id=exchange.id,
             route=exchange.route,
             method=exchange.method,
             path=exchange.target.partition("?")[0],
-            status=ClientGone.status if left and reply is None else status,
+            status=status,
             slug=ClientGone.slug if left else error.slug if error is not None else "",
             model=model_of(exchange.body),
+            upstream_request_id=(first(reply.headers, "request-id") or "") if reply else "",
             request_bytes=len(exchange.body) or exchange.content_length or 0,
             response_bytes=sent_bytes,
+            stream=reply is not None and reply.stream,
+            http_version=reply.http_version if reply else "",
+            attempts=reply.attempts if reply else (),
             credential=self.credential,
-            total_ms=(now - exchange.received_at) * 1000.0,
+            queue_ms=0.0 if reply else None,
+            upstream_head_ms=(reply.head_at - reply.sent_at) * 1000.0 if reply else None,
+            ttfb_ms=(self._head_up_at - received_at) * 1000.0 if reply else None,
+            total_ms=(now - received_at) * 1000.0,
+            gateway_ms=self._added_s(reply) * 1000.0 if reply else None,
             client_left=left,
             fallback=self.fallback,
         )
-        return record if reply is None else self._with_reply(record, reply)
 
-    def _with_reply(self, record: Record, reply: Reply) -> Record:
+    def _added_s(self, reply: Reply) -> float:
+        """Seconds the gateway itself added, down and up."""
         up = self._crossing.up if self._crossing is not None else None
         # a short answer is held until it is whole: that wait is the upstream's, not ours
         held = not reply.stream and up is not None and 0.0 < up.ended_at <= self._head_up_at
         there_at = up.ended_at if held and up is not None else reply.head_at
-        received_at = self._exchange.received_at
-        added_s = (reply.sent_at - received_at) + max(0.0, self._head_up_at - there_at)
-        return replace(
-            record,
-            upstream_request_id=first(reply.headers, "request-id") or "",
-            stream=reply.stream,
-            http_version=reply.http_version,
-            attempts=reply.attempts,
-            queue_ms=0.0,
-            upstream_head_ms=(reply.head_at - reply.sent_at) * 1000.0,
-            ttfb_ms=(self._head_up_at - received_at) * 1000.0,
-            gateway_ms=added_s * 1000.0,
-        )
+        return (reply.sent_at - self._exchange.received_at) + max(0.0, self._head_up_at - there_at)

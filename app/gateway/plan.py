@@ -18,6 +18,7 @@ _TARGET = re.compile(r"/[\x21-\x7e]*")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?=[/?#\\]|%5c|%2f|$)", re.IGNORECASE)
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 _MODEL_WINDOW_BYTES = 4096
+_NOTHING: frozenset[str] = frozenset()
 _SEARCH_LIMIT_BYTES = 1 << 20
 
 
@@ -105,11 +106,11 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | N
         InvalidRequest: The target or a header may not be sent on.
     """
     check_target(exchange.target)
-    if problem := wire.fault(exchange.headers):
-        raise InvalidRequest(f"The request is not valid: {problem}.")
     provider = rules.provider
-    drop = provider.credential_headers if rules.strip_credentials else frozenset[str]()
+    drop = provider.credential_headers if rules.strip_credentials else _NOTHING
     pairs = wire.request_headers(exchange.headers, drop)
+    if problem := wire.fault(pairs):
+        raise InvalidRequest(f"The request is not valid: {problem}.")
     if key is not None:
         pairs.append((provider.key_header, key))
     if wire.first(pairs, provider.version_header) is None:

@@ -1,7 +1,7 @@
 """Write one JSON line per exchange on stdout, and a line for each event of the bridge and the pools (B40).
 
 structlog: renders key-value events to JSON with processors, no handler tree to configure under gunicorn, and
-leaves the standard ``logging`` of the surrounding application alone.
+leaves the standard ``logging`` of the surrounding application alone. orjson: a line costs a third of json's time.
 
 Runs on: worker. Never on the loop thread: its locks are gevent's (facts 3).
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from dataclasses import asdict
 from typing import Any
 
+import orjson
 import structlog
 
 from app.exchange import Record
@@ -25,20 +25,18 @@ _WARNINGS = frozenset(
 
 def make_logger(level: str, style: str) -> structlog.typing.FilteringBoundLogger:
     """A logger of its own: ``style`` ``json`` or ``console``, nothing below ``level``."""
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer(colors=False)
-    )
-    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stdout),
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            renderer,
-        ],
-        cache_logger_on_first_use=True,
-    )
-    return logger
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+    chain: list[Any] = [structlog.processors.add_log_level, stamp]
+    sink: Any
+    if style == "json":
+        chain.append(structlog.processors.JSONRenderer(serializer=orjson.dumps))
+        sink = structlog.BytesLogger(sys.stdout.buffer)
+    else:
+        chain.append(structlog.dev.ConsoleRenderer(colors=False))
+        sink = structlog.WriteLogger(sys.stdout)
+    wrapper: Any = structlog.make_filtering_bound_logger(_LEVELS[level])
+    made: structlog.typing.FilteringBoundLogger = wrapper(sink, chain, {})
+    return made
 
 
 def _ms(value: float | None) -> float | None:
@@ -76,7 +74,9 @@ class ExchangeLog:
             ttfb_ms=_ms(record.ttfb_ms),
             total_ms=_ms(record.total_ms),
             gateway_ms=_ms(record.gateway_ms),
-            attempts=[{**asdict(attempt), "ms": _ms(attempt.ms)} for attempt in record.attempts],
+            attempts=[
+                {"outcome": a.outcome, "ms": _ms(a.ms), "connection": a.connection} for a in record.attempts
+            ],
             credential=record.credential,
             tokens=record.tokens,
             client_left=record.client_left,

@@ -8,6 +8,8 @@ Runs on: worker. Never on the loop thread: its locks are gevent's (facts 3).
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -53,13 +55,23 @@ DEGRADED = Gauge("penstock_degraded", "Workers whose background loop cannot serv
 DRAINING = Gauge("penstock_draining", "Workers that are shutting down.", multiprocess_mode="livesum")
 
 
+@functools.lru_cache(maxsize=4096)
+def _requests(route: str, status: int, slug: str) -> Counter:
+    return REQUESTS.labels(route, str(status), slug)
+
+
+@functools.lru_cache(maxsize=256)
+def _times(route: str) -> tuple[Histogram, Histogram]:
+    return ADDED.labels(route), UPSTREAM.labels(route)
+
+
 def observe(record: Record) -> None:
     """Count one exchange."""
-    REQUESTS.labels(record.route, str(record.status), record.slug).inc()
-    if record.gateway_ms is not None:
-        ADDED.labels(record.route).observe(record.gateway_ms / 1000.0)
-    if record.upstream_head_ms is not None:
-        UPSTREAM.labels(record.route).observe(record.upstream_head_ms / 1000.0)
+    _requests(record.route, record.status, record.slug).inc()
+    if record.gateway_ms is not None and record.upstream_head_ms is not None:
+        added, upstream = _times(record.route)
+        added.observe(record.gateway_ms / 1000.0)
+        upstream.observe(record.upstream_head_ms / 1000.0)
     if record.client_left:
         DEPARTURES.labels(record.route).inc()
     if record.fallback:

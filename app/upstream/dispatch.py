@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 import httpx
 
+from app.bridge.call import Crossing
+from app.bridge.loop import BackgroundLoop
 from app.bridge.stream import LIMIT_BYTES
 from app.errors import DeadlinePassed, StreamBroken
 from app.exchange import Plan, Reply
@@ -138,3 +140,27 @@ async def _send_slowly(inbound: Inbound, port: Port, chunk: bytes) -> float:
     finally:
         stalled.cancel()
         inbound.stalled(False)
+
+
+def serving(
+    dispatcher: Callable[[BackgroundLoop], Dispatcher], plan: Plan, streamed: bool
+) -> Callable[[Crossing], Coroutine[Any, Any, None]]:
+    """What the bridge runs for one plan: on whichever loop it picks, through that loop's dispatcher."""
+
+    async def serve(crossing: Crossing) -> None:
+        upload = aiter(crossing.upload) if streamed else None
+        await dispatcher(crossing.home).serve(crossing, plan, upload)
+
+    return serve
+
+
+def warming(
+    dispatcher: Callable[[BackgroundLoop], Dispatcher], origin: str
+) -> Callable[[Crossing], Coroutine[Any, Any, None]]:
+    """What the bridge runs to open a connection to ``origin``; its head is True if that worked."""
+
+    async def warm(crossing: Crossing) -> None:
+        opened = await dispatcher(crossing.home).pool(origin).warm_up()
+        crossing.send_head(bool(opened[0]))
+
+    return warm

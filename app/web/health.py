@@ -13,14 +13,19 @@ from collections.abc import Callable
 from typing import Any
 
 from app.bridge.call import Bridge
+from app.errors import GatewayError
 from app.exchange import Record
 from app.gateway.life import Life
 from app.observe import metrics
 from app.observe.logs import ExchangeLog
-from app.upstream.dispatch import Dispatcher
+from app.upstream.dispatch import Dispatcher, warming
 from app.upstream.pool import PoolStats
 
 _CONNECT_FAILED = "connect_failed"
+
+
+def _never() -> None:
+    """Nothing ends this wait but its own time."""
 
 
 class Health:
@@ -61,32 +66,18 @@ class Health:
 
     def warm_up(self) -> None:
         """Open the first upstream connection, in the background."""
-
-        async def open_one(crossing: Any) -> None:
-            pool = self._dispatcher(crossing.home).pool(self._origin)
-            await pool.warm_up()
-
-        self.bridge().open(open_one)
+        self.bridge().open(warming(self._dispatcher, self._origin))
 
     def probe(self, timeout_s: float = 2.0) -> None:
         """Try the upstream again after it could not be reached; notes what came of it."""
-        outcome: list[bool] = []
-
-        async def try_it(crossing: Any) -> None:
-            pool = self._dispatcher(crossing.home).pool(self._origin)
-            worked = await pool.warm_up()
-            outcome.append(bool(worked[0]))
-            crossing.send_head(worked)
-
-        crossing = self.bridge().open(try_it)
+        crossing = self.bridge().open(warming(self._dispatcher, self._origin))
         try:
-            crossing.head(lambda: None, timeout_s)
-        except TimeoutError:
-            outcome.clear()
+            if crossing.head(_never, timeout_s):
+                self._unreachable = ""
+        except (TimeoutError, GatewayError):
+            return
         finally:
             crossing.close()
-        if outcome and outcome[0]:
-            self._unreachable = ""
 
     def stats(self) -> tuple[PoolStats, ...]:
         """Connection statistics of the background loop's pools; empty where the loop does not answer."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Response
+from werkzeug.datastructures import Headers
+from werkzeug.wsgi import ClosingIterator
 
 from app.errors import GatewayError
 
@@ -30,18 +32,43 @@ _STATUS_LINES = {int(status): _status_line(int(status)) for status in http.HTTPS
 class PassedOn(Response):
     """An answer that nobody touches on its way out: no default headers, no corrections (B13).
 
-    Hooks of the surrounding application may still change ``headers``, as with any response.
+    Hooks of the surrounding application may still change ``headers``, as with any response; until one of them
+    looks, the pairs stay the plain list they came as.
+
+    Args:
+        body: Iterated and closed by the server.
+        status: HTTP status.
+        pairs: All headers.
     """
 
     default_mimetype = None
     automatically_set_content_length = False
 
+    def __init__(self, body: Iterable[bytes], status: int, pairs: list[tuple[str, str]]) -> None:
+        self._pairs: list[tuple[str, str]] | None = pairs
+        self._headers: Headers | None = None
+        self._status = _STATUS_LINES.get(status) or _status_line(status)
+        self._status_code = status
+        self.direct_passthrough = True
+        self._on_close = []
+        self.response = self._body = body
+
+    @property
+    def headers(self) -> Headers:
+        """As Werkzeug knows them; made at the first look."""
+        if self._headers is None:
+            self._headers = Headers(self._pairs)
+        return self._headers
+
+    @headers.setter
+    def headers(self, value: Headers) -> None:
+        self._headers = value
+
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Send the head as it is and hand the body to the server, which closes it."""
-        code = self.status_code
-        start_response(_STATUS_LINES.get(code) or _status_line(code), self.headers.to_wsgi_list())
-        body: Iterable[bytes] = self.response  # type: ignore[assignment]
-        return body
+        pairs = self._pairs if self._headers is None else self._headers.to_wsgi_list()
+        start_response(self._status, pairs)
+        return ClosingIterator(self._body, self._on_close) if self._on_close else self._body
 
 
 def error_body(error: GatewayError, request_id: str) -> bytes:

@@ -14,6 +14,7 @@ Runs on: worker.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -28,9 +29,13 @@ from app.gateway.life import Life
 from app.observe.logs import ExchangeLog
 from app.web.health import Health
 from app.web.render import error_body
+from app.wire.headers import HOP_BY_HOP
 
 KEEPER_S = 0.25
 _PUBLISH_S = 1.0
+_ONE_WRITE_BYTES = 65536
+_NAMES = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
+_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Keeper:
@@ -150,16 +155,42 @@ def _speak_properly() -> None:
         util.write_nonblock(sock, head.encode("latin-1", "replace") + body)
 
     class Head(wsgi.Response):  # type: ignore[misc]
-        """gunicorn's response head with the upstream's Server and Date, where it sent them, instead of its own."""
+        """gunicorn's response, with the upstream's Server and Date, where it sent them, instead of its own, and
+        head and first bytes in one write."""
 
         def process_headers(self, headers: list[tuple[str, str]]) -> None:
-            super().process_headers(headers)
-            self.headers += [(n, v.strip(" \t")) for n, v in headers if n.lower() in {"server", "date"}]
+            if not _NAMES.fullmatch("".join([name for name, _ in headers])) or _UNSAFE.search(
+                "".join([value for _, value in headers])
+            ):
+                super().process_headers(headers)  # finds the one and says so
+            for name, value in headers:
+                lower = name.lower()
+                if lower == "content-length":
+                    self.response_length = int(value)
+                if lower not in HOP_BY_HOP:
+                    self.headers.append((name, value.strip(" \t")))
 
         def default_headers(self) -> list[str]:
             lines: list[str] = super().default_headers()
             sent = {name.lower() for name, _ in self.headers}
             return [line for line in lines if line.partition(":")[0].lower() not in sent]
+
+        def write(self, arg: bytes) -> None:
+            size = len(arg) if isinstance(arg, bytes) else 0
+            if (
+                self.headers_sent
+                or not 0 < size <= _ONE_WRITE_BYTES
+                or size != self.response_length
+                or self._omits_body
+            ):
+                super().write(arg)
+                return
+            lines = self.default_headers()
+            lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+            lines.append("\r\n")
+            self.headers_sent: bool = True
+            self.sent = size
+            self.sock.sendall("".join(lines).encode("latin-1") + arg)
 
     util.write_error = write_error
     wsgi.Response = Head

@@ -26,44 +26,47 @@ HOP_BY_HOP = frozenset(
 )
 # What a request must not carry on: where it was sent, how it was framed, what the hop before told this one.
 _REQUEST_ENDS_HERE = HOP_BY_HOP | {"host", "content-length", "expect", "cookie", "forwarded"}
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_NOT_LATIN1 = re.compile(r"[^\x00-\xff]")
+_FORBIDDEN = re.compile(r"[^\x09\x20-\x7e\x80-\xff]")
 
 
-def _named_by_connection(pairs: Iterable[tuple[str, str]]) -> set[str]:
-    named: set[str] = set()
-    for name, value in pairs:
-        if name.lower() == "connection":
-            named.update(token.strip().lower() for token in value.split(","))
-    return named
+def _without_named(kept: list[tuple[str, str]], connection: list[str]) -> list[tuple[str, str]]:
+    """``kept`` without what the ``Connection`` header names."""
+    named = {token.strip().lower() for value in connection for token in value.split(",")}
+    return [pair for pair in kept if pair[0].lower() not in named]
 
 
 def request_headers(pairs: Pairs, drop: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """The pairs that go on to the upstream, in order, repeats kept, values verbatim.
+    """The pairs that go on to the upstream, in order, repeats kept, values verbatim, names in lower case.
 
     Args:
         pairs: As received; names in any case.
         drop: Lower-case names to leave out besides (gateway credentials).
     """
-    ends = _REQUEST_ENDS_HERE | drop
-    named = _named_by_connection(pairs)
-    if named:
-        ends = ends | named
     kept = []
+    connection = []
     for name, value in pairs:
         lower = name.lower()
-        if lower not in ends and not lower.startswith("x-forwarded-"):
+        if lower in _REQUEST_ENDS_HERE:
+            if lower == "connection":
+                connection.append(value)
+        elif lower not in drop and not lower.startswith("x-forwarded-"):
             kept.append((lower, value))
+    if connection and connection != ["keep-alive"]:
+        return _without_named(kept, connection)
     return kept
 
 
 def response_headers(pairs: Pairs) -> list[tuple[str, str]]:
     """The pairs that go on to the client, in order, repeats kept, values verbatim."""
-    ends = HOP_BY_HOP
-    named = _named_by_connection(pairs)
-    if named:
-        ends = ends | named
-    return [(name, value) for name, value in pairs if name.lower() not in ends]
+    kept = []
+    connection = []
+    for pair in pairs:
+        lower = pair[0].lower()
+        if lower not in HOP_BY_HOP:
+            kept.append(pair)
+        elif lower == "connection":
+            connection.append(pair[1])
+    return _without_named(kept, connection) if connection else kept
 
 
 def first(pairs: Iterable[tuple[str, str]], name: str) -> str | None:
@@ -74,13 +77,9 @@ def first(pairs: Iterable[tuple[str, str]], name: str) -> str | None:
     return None
 
 
-def fault(pairs: Pairs) -> str:
+def fault(pairs: Iterable[tuple[str, str]]) -> str:
     """Why these headers may not be sent on (RFC 9110 section 5.5), or ""; names the header, never its value."""
-    for name, value in pairs:
-        if _FORBIDDEN.search(value):
-            return (
-                f"header {name.lower()!r} holds a control character; allowed are visible characters, space and tab"
-            )
-        if _NOT_LATIN1.search(value):
-            return f"header {name.lower()!r} holds characters outside latin-1"
-    return ""
+    if not _FORBIDDEN.search("\t".join([value for _, value in pairs])):  # one search for all of them
+        return ""
+    name = next(name for name, value in pairs if _FORBIDDEN.search(value))
+    return f"header {name.lower()!r} holds a character that is not allowed; allowed are printable latin-1 and tab"
