@@ -93,17 +93,24 @@ class Crossing:
     def feed(self, data: bytes, tick: Callable[[], None], timeout_s: float) -> bool:
         """Hand one piece of an upload down; waits for room. False: an answer is there, stop sending.
 
+        A piece larger than the room goes down in parts, so that never more than the limit waits.
+
         Raises:
             TimeoutError: The upstream took nothing for ``timeout_s`` seconds.
         """
         up, upload = self.up, self.upload
-        if not upload.room:
-            upload.starved = True
-            self._sleep_until(lambda: upload.room or up.ended or up.head is not None, tick, timeout_s)
-            upload.starved = False
-        if up.ended or up.head is not None:
-            return False
-        upload.put(data)
+        start = 0
+        while start < len(data):
+            if not upload.room:
+                upload.starved = True
+                self._sleep_until(lambda: upload.room or up.ended or up.head is not None, tick, timeout_s)
+                upload.starved = False
+            if up.ended or up.head is not None:
+                return False
+            room = upload.room
+            part = data if start == 0 and len(data) <= room else data[start : start + room]
+            upload.put(part)
+            start += len(part)
         return True
 
     def close(self) -> None:
@@ -116,7 +123,7 @@ class Crossing:
             self.home.post(self._cancel)
 
     def _sleep_until(
-        self, ready: Callable[[], bool], tick: Callable[[], None], timeout_s: float | None = None
+        self, ready: Callable[[], object], tick: Callable[[], None], timeout_s: float | None = None
     ) -> None:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not ready():

@@ -154,9 +154,15 @@ class BackgroundLoop:
         self._armed = False  # before the pops: work posted from now on wakes again
         self.wakeups += 1
         inbox = self._inbox
-        while inbox:
-            work, args = inbox.popleft()
-            work(*args)
+        try:
+            while inbox:
+                work, args = inbox.popleft()
+                work(*args)
+        finally:
+            if inbox:  # one piece of work failed: the loop reports it, and the rest is not left behind
+                self._armed = True
+                assert self.loop is not None  # noqa: S101
+                self.loop.call_soon(self._drain)
 
     def _beat(self) -> None:
         self.last_beat = time.monotonic()

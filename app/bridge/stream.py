@@ -53,9 +53,9 @@ class Down:
         self.starved = False
 
     @property
-    def room(self) -> bool:
-        """The worker may put more. Any thread."""
-        return self._put - self._taken < LIMIT_BYTES
+    def room(self) -> int:
+        """Bytes that the worker may still put. Any thread."""
+        return LIMIT_BYTES - (self._put - self._taken)
 
     def put(self, data: bytes) -> None:
         """Hand over one piece (worker)."""
