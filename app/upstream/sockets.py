@@ -27,6 +27,9 @@ LOWEST, HIGHEST = 21, 2021
 _COMMON = frozenset({30, 45, 60, 75, 90, 100, 120, 180, 240, 300, 600, 900, 1200, 1800})
 """Intervals other libraries and the kernel (75) use: never handed out."""
 
+_RECEIVED = slice(128, 136)
+"""``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h)."""
+
 _free: collections.deque[int] = collections.deque(n for n in range(LOWEST, HIGHEST) if n not in _COMMON)
 
 
@@ -47,12 +50,14 @@ class Sockets:
     def __init__(self) -> None:
         self.supported = sys.platform == "linux" and hasattr(_socket, "TCP_KEEPINTVL")
         self._owner: dict[int, int] = {}
+        self._marked: list[tuple[int, int]] = []
 
     def scan(self) -> dict[int, int]:
         """Connections now: inode to mark. Foreign sockets are left out; empty where not supported."""
         if not self.supported:
             return {}
         owner: dict[int, int] = {}
+        marked: list[tuple[int, int]] = []
         for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - strings are all we need, and it is hot
             fd = int(name)
             inode = _inode(fd)
@@ -64,8 +69,17 @@ class Sockets:
                 if mark < 0 or _inode(fd) != inode:
                     continue  # not connected yet, or gone: look again next time
             owner[inode] = mark
-        self._owner = owner
+            if mark:
+                marked.append((fd, mark))
+        self._owner, self._marked = owner, marked
         return {inode: mark for inode, mark in owner.items() if mark}
+
+    def answered(self, mark: int) -> bool:
+        """Whether the peer has sent anything on a connection of this mark (as of the last ``scan``).
+
+        For TLS that is its half of the handshake. From ``TCP_INFO``, Linux 4.1 and later.
+        """
+        return any(_received(fd) for fd, owner in self._marked if owner == mark)
 
 
 def _inode(fd: int) -> int:
@@ -75,6 +89,21 @@ def _inode(fd: int) -> int:
     except OSError:
         return 0
     return found.st_ino if stat.S_ISSOCK(found.st_mode) else 0
+
+
+def _received(fd: int) -> int:
+    """Bytes received on a TCP socket so far; 0 where the kernel does not tell."""
+    try:
+        sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
+    except OSError:
+        return 0
+    try:
+        info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _RECEIVED.stop)
+        return int.from_bytes(info[_RECEIVED], sys.byteorder)
+    except OSError:
+        return 0
+    finally:
+        sock.detach()
 
 
 def _mark(fd: int) -> int:

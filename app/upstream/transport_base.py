@@ -45,7 +45,7 @@ _OURS = HOP_BY_HOP | {"host"}
 
 
 class NotProcessed(httpx.RemoteProtocolError):
-    """The peer refused the stream before it did anything (REFUSED_STREAM, RFC 9113 section 8.7): safe to send again.
+    """The peer refused the stream before it did anything (REFUSED_STREAM, RFC 9113 8.7): safe to send again.
 
     hyper has by then sent a whole body twice more by itself (reqwest's default for protocol NACKs).
     """

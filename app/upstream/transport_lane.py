@@ -1,9 +1,9 @@
 """A lane's live half: its client, the gate while its connection is being opened, and the count of connections.
 
-    opener's head ─────────────┐
-    its socket is there, and    ├──> the gate opens, all who wait on it go
-    has had time to shake hands ┤
-    PATIENCE_S ────────────────┘
+    opener's head ──────────────┐
+    the peer's half of the TLS   ├──> the gate opens, all who wait on it go
+    handshake, and as long again ┤
+    PATIENCE_S ─────────────────┘
     the opener could not connect ──> all who wait fail likewise: nothing was sent
     the opener left              ──> one of those who wait becomes the opener
 
@@ -94,14 +94,14 @@ class LiveLane(Lane):
         """Open the gate once the connection is up, or when patience is at its end."""
         started = time.monotonic()
         patience_s = PATIENCE_S if census.supported else PATIENCE_S / 3
-        seen_at = 0.0
+        answered_at = 0.0
         while not gate.done():
             await asyncio.sleep(WATCH_S)
             now = time.monotonic()
             census.look(lanes)
-            if self.seen and not seen_at:
-                seen_at = now
-            settled = seen_at and now - seen_at > max(SETTLE_S, 3 * (seen_at - started))
+            if not answered_at and census.answered(self.mark):
+                answered_at = now
+            settled = answered_at and now - answered_at > max(SETTLE_S, answered_at - started)
             if (settled or now - started > patience_s) and gate is self._gate:
                 self.state = "open"
                 self.open_gate()
@@ -131,6 +131,10 @@ class Census:
             self.opened += 1
             self.handshakes += tls
             self._tell("connection_opened", ms=round(ms, 2))
+
+    def answered(self, mark: int) -> bool:
+        """The peer has begun to answer on a connection of this mark (as of the last look)."""
+        return self._sockets.answered(mark)
 
     def look(self, lanes: Iterable[LiveLane]) -> None:
         """Bring every lane's figures up to date."""

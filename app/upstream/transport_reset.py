@@ -63,6 +63,10 @@ class ResettingHTTP2(AsyncHTTP2Connection):
         """New requests may come, unless the peer said GOAWAY."""
         return self._last_processed is None and super().is_available()
 
+    def has_expired(self) -> bool:
+        """Idle for too long, or closed by the peer while idle (httpcore looks at that for HTTP/1.1 only)."""
+        return super().has_expired() or (self.is_idle() and self._network_stream.get_extra_info("is_closed"))
+
     async def _read_incoming_data(self, request: httpcore.Request) -> list[h2.events.Event]:
         """As httpcore's own; a GOAWAY ends the streams beyond it here."""
         kept: list[h2.events.Event] = []

@@ -22,11 +22,16 @@ _KEEPALIVE_IDLE_S = 15
 
 
 class _Reader(asyncio.StreamReader):
-    """A stream reader that knows whether bytes wait in it."""
+    """A stream reader that knows whether bytes wait in it, and whether the peer has closed."""
 
     def __init__(self) -> None:
         super().__init__(limit=_LIMIT)
         self.pending = 0
+        self.ended = False
+
+    def feed_eof(self) -> None:
+        self.ended = True
+        super().feed_eof()
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]
         self.pending += len(data)
@@ -104,11 +109,12 @@ class Stream(httpcore.AsyncNetworkStream):
         """What httpcore asks of a stream: its TLS object; whether its peer closed it while idle."""
         if info == "ssl_object":
             return self._writer.get_extra_info("ssl_object")
+        reader = self._reader
+        closed = reader.ended or reader.exception() is not None or self._writer.is_closing()
         if info == "is_readable":
-            reader = self._reader
-            return bool(
-                reader.pending or reader.at_eof() or reader.exception() is not None or self._writer.is_closing()
-            )
+            return closed or reader.pending > 0
+        if info == "is_closed":
+            return closed
         return None
 
 

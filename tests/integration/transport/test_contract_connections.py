@@ -1,0 +1,210 @@
+"""Contract: how many connections there are, and that the figures are true.
+
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from app.upstream.transport_base import Inbound
+
+Read = Callable[[Inbound], Awaitable[bytes]]
+
+
+def test_a_cold_burst_of_100_opens_a_handful(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            request = lab.message("json-300ms")
+            answers = await asyncio.gather(*(pool.send(request, streaming=False) for _ in range(100)))
+            await asyncio.gather(*(read(answer) for answer in answers))
+            seen = lab.sim.stats()
+            assert 1 <= seen["tls_handshakes"] <= 5
+            stats = pool.stats()
+            assert (stats.misses, stats.handshakes) == (seen["tls_handshakes"], seen["tls_handshakes"])
+            assert (stats.requests, stats.hits) == (100, 100 - seen["tls_handshakes"])
+
+    run(work)
+
+
+def test_a_cold_burst_behind_a_slow_first_head_does_not_wait_for_it(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            first = asyncio.create_task(pool.send(lab.message("json-3000ms"), streaming=False))
+            await asyncio.sleep(0)
+            async with asyncio.timeout(2.5):
+                rest = [pool.send(lab.message("json-0ms"), streaming=False) for _ in range(60)]
+                for answer in await asyncio.gather(*rest):
+                    await read(answer)
+            assert not first.done()
+            assert lab.sim.stats()["tls_handshakes"] <= 5
+            await read(await first)
+
+    run(work)
+
+
+def test_a_burst_over_a_slow_handshake_waits_for_it(lab_with: Any, run: Any, read: Read) -> None:
+    lab = lab_with(tls_delay_ms=200)
+
+    async def work() -> None:
+        async with lab.pool() as pool:
+            answers = await asyncio.gather(
+                *(pool.send(lab.message("json-0ms"), streaming=False) for _ in range(50))
+            )
+            for answer in answers:
+                await read(answer)
+            seen = lab.sim.stats()["tls_handshakes"]
+            assert pool.stats().misses == seen <= 5
+
+    run(work)
+
+
+def test_warm_up_opens_what_is_needed_first(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            there, ms = await pool.warm_up()
+            assert there and ms > 0
+            warm = lab.sim.stats()["tls_handshakes"]
+            assert warm == (1 if lab.name == "reqwest" else 2)
+            answer = await pool.send(lab.message("json-0ms"), streaming=False)
+            assert answer.connection == "reused"
+            await read(answer)
+            answer = await pool.send(lab.message("stream-2x1ms", stream=True), streaming=True)
+            assert answer.connection == "reused"
+            await read(answer)
+            assert lab.sim.stats()["tls_handshakes"] == warm
+            assert pool.stats().http_version == "HTTP/2"
+
+    run(work)
+
+
+def test_warm_up_of_a_dead_upstream_does_not_raise(lab: Any, run: Any) -> None:
+    async def work() -> None:
+        async with lab.pool("https://localhost:1") as pool:
+            there, _ = await pool.warm_up()
+            assert not there
+            assert pool.stats().misses == 0
+
+    run(work)
+
+
+def test_two_requests_within_the_expiry_make_one_handshake_and_later_there_is_a_second(
+    lab: Any, run: Any, read: Read
+) -> None:
+    async def work() -> None:
+        events: collections.deque[dict[str, object]] = collections.deque()
+        async with lab.pool(keepalive_expiry_s=0.6) as pool:
+            pool._events = events
+            kinds = []
+            for pause_s in (0.2, 1.5, 0.0):
+                answer = await pool.send(lab.message("json-0ms"), streaming=False)
+                kinds.append(answer.connection)
+                await read(answer)
+                await asyncio.sleep(pause_s)
+            assert kinds == ["new", "reused", "new"]
+            assert lab.sim.stats()["tls_handshakes"] == 2
+            stats = pool.stats()
+            assert (stats.handshakes, stats.misses, stats.hits, stats.requests) == (2, 2, 1, 3)
+            assert [event["event"] for event in events] == ["connection_opened"] * 2
+
+    run(work)
+
+
+def test_idle_connections_are_closed_after_the_expiry(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool(keepalive_expiry_s=0.3) as pool:
+            await read(await pool.send(lab.message("json-0ms"), streaming=False))
+            assert pool.stats().open_connections == 1
+            stats = await lab.until(lambda seen: seen["open_connections"] <= 1, 3.0)
+            assert stats["open_connections"] <= 1  # the question's own
+            assert pool.stats().open_connections == 0
+
+    run(work)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_figures_equal_the_upstreams(lab: Any, run: Any, read: Read, streaming: bool) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            request = lab.message("stream-5x10ms" if streaming else "json-50ms", stream=streaming)
+            for count in (1, 150, 30, 180):
+                answers = await asyncio.gather(*(pool.send(request, streaming=streaming) for _ in range(count)))
+                await asyncio.gather(*(read(answer) for answer in answers))
+            seen, stats = lab.sim.stats(), pool.stats()
+            assert (stats.misses, stats.handshakes) == (seen["tls_handshakes"], seen["tls_handshakes"])
+            assert stats.requests == 361
+            assert stats.hits == 361 - seen["tls_handshakes"]
+            if lab.name == "reqwest":
+                assert stats.open_connections == seen["tls_handshakes"] <= 6
+
+    run(work)
+
+
+def test_another_pool_of_the_process_is_not_counted(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool() as one, lab.pool() as other:
+            await read(await one.send(lab.message("json-0ms"), streaming=False))
+            for pool, opened in ((one, 1), (other, 0)):
+                stats = pool.stats()
+                assert (stats.misses, stats.open_connections) == (opened, opened)
+
+    run(work)
+
+
+def test_a_full_pool_makes_the_next_wait_and_then_refuses(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool(max_connections=2, streams_per_connection=1, pool_timeout_s=0.3) as pool:
+            await pool.warm_up()
+            held = [asyncio.create_task(pool.send(lab.message("hang"), streaming=False)) for _ in range(2)]
+            await lab.until(lambda seen: seen["open_streams"] == 2)
+            with pytest.raises(httpx.PoolTimeout):
+                await pool.send(lab.message("json-0ms"), streaming=False)
+            assert pool.stats().timeouts == 1
+            waiting = asyncio.create_task(pool.send(lab.message("json-0ms"), streaming=False))
+            await asyncio.sleep(0.05)
+            assert pool.stats().waiting == 1
+            held[0].cancel()
+            assert (await waiting).status == 200
+            await (await waiting).aclose()
+            held[1].cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            assert pool.stats().in_flight == 0
+
+    run(work)
+
+
+def test_an_upstream_that_speaks_http_1_only(lab_with: Any, run: Any, read: Read) -> None:
+    lab = lab_with(alpn=("http/1.1",))
+
+    async def work() -> None:
+        async with lab.pool(max_connections=20) as pool:
+            assert (await pool.warm_up())[0]
+            request = lab.message("json-50ms")
+            answers = await asyncio.gather(*(pool.send(request, streaming=False) for _ in range(60)))
+            for answer in answers:
+                assert answer.http_version == "HTTP/1.1"
+            await asyncio.gather(*(read(answer) for answer in answers))
+
+    async def few() -> None:
+        async with lab.pool(max_connections=20) as pool:
+            assert (await pool.warm_up())[0]
+
+            async def one() -> None:
+                await read(await pool.send(lab.message("json-20ms"), streaming=False))
+
+            await asyncio.gather(*(one() for _ in range(60)))
+            seen, stats = lab.sim.stats(), pool.stats()
+            assert stats.http_version == "HTTP/1.1"
+            assert 2 <= seen["tls_handshakes"] <= 22
+            assert (stats.misses, stats.handshakes) == (seen["tls_handshakes"], seen["tls_handshakes"])
+
+    with pytest.raises(httpx.PoolTimeout):  # 60 heads at once are held by 20 connections: the rest waits in vain
+        run(work)
+    lab.sim.reset()
+    run(few)

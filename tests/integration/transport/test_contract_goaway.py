@@ -1,0 +1,82 @@
+"""Contract: a peer that leaves loses nothing that can be finished, and what it never took is sent again.
+
+Who sends again: on the Rust client reqwest itself (protocol NACKs, whole bodies only), on httpcore its pool.
+
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.upstream.transport_base import Inbound, NotProcessed
+
+Read = Callable[[Inbound], Awaitable[bytes]]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_goaway_in_the_middle_loses_nothing(lab: Any, run: Any, read: Read, streaming: bool) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+
+            async def one(model: str) -> bytes:
+                return await read(await pool.send(lab.message(model, stream=streaming), streaming=streaming))
+
+            for _ in range(3):
+                model = "stream-20x20ms" if streaming else "json-400ms"
+                siblings = [asyncio.create_task(one(model)) for _ in range(8)]
+                await asyncio.sleep(0.15)
+                leaver = asyncio.create_task(one("goaway-3"))
+                await asyncio.sleep(0.1)
+                later = [asyncio.create_task(one(model)) for _ in range(4)]
+                for body in await asyncio.gather(leaver, *siblings, *later):
+                    assert b"message_stop" in body if streaming else b"end_turn" in body
+
+    run(work)
+
+
+def test_goaway_before_processing_is_sent_again(lab: Any, run: Any, read: Read) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            siblings = [
+                asyncio.create_task(pool.send(lab.message("json-300ms"), streaming=False)) for _ in range(4)
+            ]
+            await asyncio.sleep(0.15)
+            answer = await pool.send(lab.message("goaway-now"), streaming=False)
+            assert answer.status == 200
+            assert b"end_turn" in await read(answer)
+            for other in await asyncio.gather(*siblings):
+                assert b"end_turn" in await read(other)
+            assert lab.sim.stats()["goaways_sent"] == 1
+
+    run(work)
+
+
+def test_a_refused_stream_is_told_apart(lab: Any, run: Any) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            with pytest.raises(NotProcessed):
+                await pool.send(lab.message("refused"), streaming=False)
+            assert lab.sim.stats()["refused_sent"] == (3 if lab.name == "reqwest" else 1)
+
+    run(work)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_connection_closed_while_idle_is_no_error(lab_with: Any, run: Any, read: Read, streaming: bool) -> None:
+    lab = lab_with(idle_close_s=0.2)
+
+    async def work() -> None:
+        async with lab.pool() as pool:
+            for _ in range(4):
+                answer = await pool.send(lab.message("json-0ms", stream=streaming), streaming=streaming)
+                assert answer.status == 200
+                await read(answer)
+                await asyncio.sleep(0.35)
+            assert lab.sim.stats()["tls_handshakes"] == 4
+
+    run(work)
