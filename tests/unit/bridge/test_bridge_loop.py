@@ -18,7 +18,6 @@ import pytest
 
 from app.bridge import loop as module
 from app.bridge.loop import BackgroundLoop, loop_of_this_thread, new_loop
-from app.bridge.wait import original
 
 LONG_S = 20.0
 Start = Callable[[], BackgroundLoop]
@@ -223,7 +222,7 @@ def test_without_uvloop_the_selector_is_the_original_one(plain: Any) -> None:
 
 def test_a_selector_of_another_kind_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    given = original
+    given = vars(module)["original"]
     odd = {"selectors": lambda: object}
     monkeypatch.setattr("app.bridge.loop.original", lambda m, n: odd[m]() if m in odd else given(m, n))
     loop = new_loop()
@@ -234,7 +233,7 @@ def test_a_selector_of_another_kind_is_not_used(monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def lookup(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Replaces the original ``getaddrinfo``."""
-    given = original
+    given = vars(module)["original"]
 
     def replace(answer: Callable[..., Any]) -> None:
         monkeypatch.setattr(
