@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from typing import cast
@@ -87,7 +88,13 @@ class TlsListener:
                 self._hub.app.stats.tcp_connections += 1
                 task = self._loop.create_task(self._shake_hands(connection))
                 self._hub.handshakes.add(task)
-                task.add_done_callback(self._hub.handshakes.discard)
+                task.add_done_callback(functools.partial(self._shaken, connection))
+
+    def _shaken(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        """A handshake is over; one that was cancelled, perhaps before it began, leaves its socket to us."""
+        self._hub.handshakes.discard(task)
+        if task.cancelled():
+            connection.close()
 
     async def _shake_hands(self, connection: socket.socket) -> None:
         """Runs one handshake; a client that leaves, or does not trust the authority, is no fault of ours."""
@@ -103,6 +110,3 @@ class TlsListener:
             )
         except (TimeoutError, OSError):
             connection.close()
-        except asyncio.CancelledError:
-            connection.close()
-            raise

@@ -173,7 +173,7 @@ class Connection(asyncio.Protocol):
         self.flush()
         self.closing = True
         self.lost(aborted=False)
-        with contextlib.suppress(OSError):
-            sock = self._transport.get_extra_info("socket")
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, AttributeError):  # the transport may have lost its socket already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()

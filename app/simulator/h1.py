@@ -145,8 +145,7 @@ class H1Connection(Connection):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            if self._queue:
-                self._queue[-1].keep = False
+            pass  # answered as if nothing had been asked; the connection ends with that answer
         except httptools.HttpParserError:
             self.send(_BAD_REQUEST)
             self.close_now()
@@ -214,7 +213,7 @@ class H1Connection(Connection):
         method = self._parser.get_method().decode("latin-1")
         request = RequestHead(method, self._target.decode("latin-1"), self._headers, self._protocol)
         self._target, self._headers, self._in_head = b"", [], False
-        keep = self._parser.should_keep_alive() and not self.draining
+        keep = self._parser.should_keep_alive() and not self._parser.should_upgrade()
         sink = H1Sink(self, request, keep=keep, http10=self._parser.get_http_version() == "1.0")
         self._receiving = sink
         self._queue.append(sink)
