@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from app.errors import ConfigError
-from app.settings import load
+from app.metrics_dir import share
+from app.settings import environment, live_environment, load
 from app.settings_rules import STRANGERS, open_to_strangers
 
 
@@ -27,6 +28,8 @@ try:
 except ConfigError as error:
     _stop(error.faults)
 
+share(live_environment())  # before anything imports prometheus_client
+
 _host = f"[{settings.host}]" if ":" in settings.host else settings.host
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat file must not wait for a disk
 
@@ -35,7 +38,8 @@ bind = f"{_host}:{settings.port}"
 worker_class = "gevent"
 workers = settings.web_concurrency
 worker_connections = settings.worker_connections
-threads = settings.threads  # gthread only
+if any("gthread" in text for text in (environment().get("GUNICORN_CMD_ARGS", ""), *sys.argv)):
+    threads = settings.threads  # more than one would turn a sync worker into a gthread one
 keepalive = 100  # s; longer than a PaaS router keeps its idle connections (Heroku 90 s)
 graceful_timeout = math.ceil(settings.drain_timeout_s) + 3  # s; the streams' terminal events still go out
 timeout = 60  # s of a silent worker, not of a long request
@@ -65,6 +69,13 @@ def post_worker_init(worker: Any) -> None:
     from app.factory import start_worker
 
     start_worker(worker)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A worker is gone: its gauges go with it, its counters stay."""
+    from app.observe.metrics import forget
+
+    forget(worker.pid)
 
 
 def worker_int(worker: Any) -> None:

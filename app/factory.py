@@ -48,6 +48,7 @@ class Assembly:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._kept_pid = 0
         self.provider = PROVIDERS["anthropic"]
         self.rules = Rules.of(
             self.provider,
@@ -82,8 +83,12 @@ class Assembly:
         self.keeper = Keeper(self.health, self.life, self.log, settings.production_warmup_connections)
 
     def bridge(self) -> Bridge:
-        """This process's bridge."""
-        return get_bridge(self.settings.router_thread_pool_size)
+        """This process's bridge; under servers without our hooks its first use also starts the keeper."""
+        bridge = get_bridge(self.settings.router_thread_pool_size)
+        if self._kept_pid != bridge.pid:
+            self._kept_pid = bridge.pid
+            self.keeper.start()
+        return bridge
 
     def dispatcher(self, loop: BackgroundLoop) -> Dispatcher:
         """The dispatcher of ``loop``; on that loop only."""
@@ -118,6 +123,7 @@ def _options(settings: Settings, rules: Rules) -> Options:
         body=BodyRules(settings.anthropic_chunk_size_bytes, settings.stream_heartbeat_s, heartbeat),
         keys=tuple((key.name, key.get_secret_value()) for key in settings.anthropic_api_keys),
         write_timeout_s=settings.write_timeout_s,
+        public_url=(settings.public_url or "") if settings.rewrite_results_url else "",
     )
 
 
@@ -132,8 +138,22 @@ def _configuration(settings: Settings) -> dict[str, int]:
 _assembled: list[Assembly] = []
 
 
+def _without_effect(settings: Settings) -> list[str]:
+    """Settings that are set and do nothing here: said at start, so that nobody relies on them."""
+    found = []
+    if settings.gateway_api_keys and not settings.anthropic_api_keys:
+        found.append("GATEWAY_API_KEYS: the gateway holds no upstream credential, so callers bring their own")
+    if settings.enable_request_body_logging or settings.enable_response_body_logging:
+        found.append("ENABLE_*_BODY_LOGGING: this version logs no bodies")
+    if len(settings.anthropic_api_keys) > 1 and any(key.models for key in settings.anthropic_api_keys):
+        found.append("keys[].models: this version takes the keys in turn")
+    return found
+
+
 def _assemble(settings: Settings | None) -> Assembly:
     assembly = Assembly(settings if settings is not None else load())
+    for what in _without_effect(assembly.settings):
+        assembly.log.event("setting_without_effect", what=what)
     _assembled.append(assembly)
     return assembly
 

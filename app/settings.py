@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -73,9 +73,6 @@ class Settings(BaseModel):
         "WORKER_CONNECTIONS", 1000, 1, 100_000, "Hard cap of concurrent requests per gevent worker.", "requests"
     )
     threads: int = count("THREADS", 32, 1, 1024, "Threads per worker under gthread.", "threads")
-    trust_proxy_headers: bool = setting(
-        "TRUST_PROXY_HEADERS", False, "Believe X-Forwarded-For, -Proto and -Host of the proxy in front."
-    )
     public_url: Url | None = setting(
         "PUBLIC_URL",
         None,
@@ -360,6 +357,11 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 def environment() -> dict[str, str]:
     """A copy of the process environment, for whoever starts a process or asks for the platform."""
     return dict(os.environ)
+
+
+def live_environment() -> MutableMapping[str, str]:
+    """The process environment itself, for what has to be set in it before a library is imported."""
+    return os.environ
 
 
 def _validated(values: Mapping[str, object]) -> tuple[Settings, tuple[str, ...]]:

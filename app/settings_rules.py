@@ -86,7 +86,7 @@ def across(settings: Settings, labels: Mapping[str, str], failed: Iterable[str])
     found: list[str] = []
     for needs, rule in (
         ({"anthropic_upstream_url", "allow_plaintext_upstream"}, _upstream),
-        ({"public_url"}, _public),
+        ({"public_url", "rewrite_results_url"}, _public),
         ({"ssl_cert_file"}, _certificates),
         ({"anthropic_api_keys", "gateway_api_keys"}, _printable),
         ({"anthropic_concurrency", "anthropic_buffer_size"}, _buffer),
@@ -136,6 +136,8 @@ def _upstream(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
 def _public(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
     if settings.public_url is not None:
         yield from _url(labels["public_url"], settings.public_url)
+    elif settings.rewrite_results_url:
+        yield f"{labels['rewrite_results_url']}=true: needs {labels['public_url']}, where clients see this gateway."
 
 
 def _certificates(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, cast
 
 from app.bridge.call import Bridge, Crossing
@@ -18,6 +19,7 @@ from app.exchange import Exchange, Headers, Plan, Record, Reply
 from app.gateway.body import Body, BodyRules, EventStream, Watch, plain
 from app.gateway.life import Life
 from app.gateway.plan import Rules, make_plan, model_of
+from app.gateway.results_url import LIMIT_BYTES, rewritten
 from app.providers.base import Endpoint
 from app.upstream.dispatch import Dispatcher, serving
 from app.wire.headers import first, response_headers
@@ -62,12 +64,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What all exchanges have in common; from the settings."""
+    """What all exchanges have in common; from the settings.
+
+    Attributes:
+        rules: Of the provider.
+        body: Of bodies.
+        keys: Our own credentials, label and value.
+        write_timeout_s: Longest time the upstream may not take upload bytes.
+        public_url: Where a batch's ``results_url`` is led to; "" leaves it alone (B18).
+    """
 
     rules: Rules
     body: BodyRules
     keys: tuple[tuple[str, str], ...]
     write_timeout_s: float
+    public_url: str = ""
 
 
 class Gateway:
@@ -179,7 +190,23 @@ class Gateway:
                 pieces = plain(crossing, watch, rules)
         else:
             pieces = plain(crossing, watch if plan.whole else Watch(client.gone, self.life.is_cut, None), rules)
+            if self.options.public_url and exchange.route == "batches" and _is_plain_json(headers):
+                headers, pieces = self._led_here(headers, pieces)
         return Answer(reply.status, headers, Body(pieces, crossing, account.settle))
+
+    def _led_here(
+        self, headers: list[tuple[str, str]], pieces: Iterator[bytes]
+    ) -> tuple[list[tuple[str, str]], Iterator[bytes]]:
+        """A batch's JSON with its ``results_url`` leading through this gateway."""
+        options = self.options
+        body = b""
+        for piece in pieces:
+            body += piece
+            if len(body) > LIMIT_BYTES:  # no batch object is that large: passed on as it is
+                return headers, chain((body,), pieces)
+        body = rewritten(body, options.rules.origin, options.public_url)
+        kept = [pair for pair in headers if pair[0].lower() != "content-length"]
+        return [*kept, ("content-length", str(len(body)))], iter((body,))
 
     def _early_answer(
         self, exchange: Exchange, crossing: Crossing, client: Client, watch: Watch, account: _Account
@@ -194,6 +221,11 @@ class Gateway:
 
         account.early = True
         return Answer(200, list(_STREAM_HEAD), Body(stream.early(head), crossing, account.settle))
+
+
+def _is_plain_json(headers: list[tuple[str, str]]) -> bool:
+    kind = first(headers, "content-type") or ""
+    return kind.startswith("application/json") and first(headers, "content-encoding") is None
 
 
 def asks_for_stream(body: bytes) -> bool:

@@ -19,7 +19,15 @@ from app.exchange import Record
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _WARNINGS = frozenset(
-    {"loop_died", "loop_exception", "bridge_degraded", "task_failed", "transport_fallback", "warm_up_failed"}
+    {
+        "loop_died",
+        "loop_exception",
+        "bridge_degraded",
+        "task_failed",
+        "transport_fallback",
+        "warm_up_failed",
+        "setting_without_effect",
+    }
 )
 
 

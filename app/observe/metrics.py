@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from app.exchange import Record
 
@@ -85,3 +85,8 @@ def exposition(multiprocess: bool) -> bytes:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return bytes(generate_latest(registry))
+
+
+def forget(pid: int) -> None:
+    """Drop the live gauges of a worker that is gone; in gunicorn's arbiter."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]

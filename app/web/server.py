@@ -5,16 +5,12 @@
                 draining, replaces a worker whose background loop is broken once nothing is in flight
     drain       on SIGTERM, before gunicorn's own handler
 
-Also what gunicorn itself would say is said properly: its parser's errors as Anthropic errors, and no second
-``Server`` or ``Date`` beside the upstream's.
-
 Runs on: worker.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -24,18 +20,12 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from app.errors import InvalidRequest
 from app.gateway.life import Life
 from app.observe.logs import ExchangeLog
 from app.web.health import Health
-from app.web.render import error_body
-from app.wire.headers import HOP_BY_HOP
 
 KEEPER_S = 0.25
 _PUBLISH_S = 1.0
-_ONE_WRITE_BYTES = 65536
-_NAMES = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Keeper:
@@ -54,21 +44,25 @@ class Keeper:
         self._log = log
         self._warm_up = warm_up
         self._pid = 0
+        self._hooked_pid = 0
         self._stopping = False
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         self._busy: set[int] = set()
 
     def start(self, worker: Any = None) -> None:
-        """Begin; safe to call again (the second call in a process does nothing)."""
+        """Begin; once per process. Only gunicorn's own hook brings a ``worker``: then SIGTERM is noticed too."""
+        if worker is not None and self._hooked_pid != os.getpid():
+            self._hooked_pid = os.getpid()
+            self._catch_term()
+            from app.web import gunicorn_answers  # gunicorn's own modules: only where gunicorn runs us
+
+            gunicorn_answers.install()
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
         self._health.bridge()
         if self._warm_up:
             self._health.warm_up()
-        if worker is not None:
-            self._catch_term()
-            _speak_properly()
         threading.Thread(target=self._keep, name="penstock-keeper", daemon=True).start()
         self._log.event("worker_started", pid=self._pid)
 
@@ -138,59 +132,3 @@ class Keeper:
         if "gunicorn.arbiter" in sys.modules:
             self._log.event("worker_replaced", pid=self._pid, reason=self._health.bridge().degraded)
             os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _speak_properly() -> None:
-    """Make gunicorn answer in our terms; called in a worker only."""
-    from gunicorn import util
-    from gunicorn.http import wsgi
-
-    def write_error(sock: Any, status_int: int, reason: str, mesg: str) -> None:
-        error = InvalidRequest(f"The request is not valid HTTP: {reason}. {mesg}".strip())
-        body = error_body(error, "")
-        head = (
-            f"HTTP/1.1 {status_int} {reason}\r\nconnection: close\r\ncontent-type: application/json\r\n"
-            f"x-penstock-error: {error.slug}\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        util.write_nonblock(sock, head.encode("latin-1", "replace") + body)
-
-    class Head(wsgi.Response):  # type: ignore[misc]
-        """gunicorn's response, with the upstream's Server and Date, where it sent them, instead of its own, and
-        head and first bytes in one write."""
-
-        def process_headers(self, headers: list[tuple[str, str]]) -> None:
-            if not _NAMES.fullmatch("".join([name for name, _ in headers])) or _UNSAFE.search(
-                "".join([value for _, value in headers])
-            ):
-                super().process_headers(headers)  # finds the one and says so
-            for name, value in headers:
-                lower = name.lower()
-                if lower == "content-length":
-                    self.response_length = int(value)
-                if lower not in HOP_BY_HOP:
-                    self.headers.append((name, value.strip(" \t")))
-
-        def default_headers(self) -> list[str]:
-            lines: list[str] = super().default_headers()
-            sent = {name.lower() for name, _ in self.headers}
-            return [line for line in lines if line.partition(":")[0].lower() not in sent]
-
-        def write(self, arg: bytes) -> None:
-            size = len(arg) if isinstance(arg, bytes) else 0
-            if (
-                self.headers_sent
-                or not 0 < size <= _ONE_WRITE_BYTES
-                or size != self.response_length
-                or self._omits_body
-            ):
-                super().write(arg)
-                return
-            lines = self.default_headers()
-            lines += [f"{name}: {value}\r\n" for name, value in self.headers]
-            lines.append("\r\n")
-            self.headers_sent: bool = True
-            self.sent = size
-            self.sock.sendall("".join(lines).encode("latin-1") + arg)
-
-    util.write_error = write_error
-    wsgi.Response = Head

@@ -26,7 +26,6 @@ DEFAULTS = {
     "PORT": 8000,
     "WORKER_CONNECTIONS": 1000,
     "THREADS": 32,
-    "TRUST_PROXY_HEADERS": False,
     "PUBLIC_URL": None,
     "ANTHROPIC_UPSTREAM_URL": "https://api.anthropic.com",
     "ANTHROPIC_API_KEYS": (),

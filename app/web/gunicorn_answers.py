@@ -1,0 +1,79 @@
+"""Make gunicorn answer in our terms: its parser's errors in Anthropic's shape, an upstream's head as it came.
+
+Context: gunicorn drops ``Server`` and ``Date`` of an application for its own, checks each header by two regular
+expressions, and writes head and body apart. Choice: two functions replaced in worker processes only. Price: tied
+to gunicorn's major version, and to the tests that compare heads byte for byte.
+
+Runs on: worker.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http import wsgi
+
+from app.errors import InvalidRequest
+from app.web.render import error_body
+from app.wire.headers import HOP_BY_HOP
+
+_ONE_WRITE_BYTES = 65536
+_NAMES = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
+_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Answer(wsgi.Response):  # type: ignore[misc]
+    """gunicorn's response with the upstream's Server and Date; a short body goes out with its head."""
+
+    headers_sent: bool
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Take the application's headers: all but hop-by-hop ones, checked together."""
+        names, values = "".join([name for name, _ in headers]), "".join([value for _, value in headers])
+        if not _NAMES.fullmatch(names) or _UNSAFE.search(values):
+            super().process_headers(headers)  # finds the one and says so
+        for name, value in headers:
+            lower = name.lower()
+            if lower == "content-length":
+                self.response_length = int(value)
+            if lower not in HOP_BY_HOP:
+                self.headers.append((name, value.strip(" \t")))
+
+    def default_headers(self) -> list[str]:
+        """gunicorn's own lines, but for those the upstream has sent."""
+        lines: list[str] = super().default_headers()
+        sent = {name.lower() for name, _ in self.headers}
+        return [line for line in lines if line.partition(":")[0].lower() not in sent]
+
+    def write(self, arg: bytes) -> None:
+        """One piece of the body; the head goes with the first one."""
+        size = len(arg) if isinstance(arg, bytes) else 0
+        whole = 0 < size <= _ONE_WRITE_BYTES and size == self.response_length
+        if self.headers_sent or not whole or self._omits_body:
+            super().write(arg)
+            return
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
+        self.headers_sent = True
+        self.sent = size
+        self.sock.sendall("".join(lines).encode("latin-1") + arg)
+
+
+def write_error(sock: Any, status_int: int, reason: str, mesg: str) -> None:
+    """What gunicorn says when it cannot parse a request."""
+    error = InvalidRequest(f"The request is not valid HTTP: {reason}. {mesg}".strip())
+    body = error_body(error, "")
+    head = (
+        f"HTTP/1.1 {status_int} {reason}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        f"x-penstock-error: {error.slug}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(sock, head.encode("latin-1", "replace") + body)
+
+
+def install() -> None:
+    """Replace both in this process."""
+    util.write_error = write_error
+    wsgi.Response = Answer
