@@ -137,7 +137,7 @@ def _public(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
     if settings.public_url is not None:
         yield from _url(labels["public_url"], settings.public_url)
     elif settings.rewrite_results_url:
-        yield f"{labels['rewrite_results_url']}=true: needs {labels['public_url']}, where clients see this gateway."
+        yield f"{labels['rewrite_results_url']}=true: needs {labels['public_url']}, where clients reach it."
 
 
 def _certificates(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
