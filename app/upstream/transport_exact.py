@@ -4,8 +4,8 @@ Sources: the WHATWG URL standard, sections 1.3 (percent-encode sets) and 4.4 (pa
 crate follows; and what the echo endpoint showed with pyqwest 0.12 (the contract suite repeats it):
 ``'`` in a query becomes %27, a backslash in a path becomes ``/``, dot segments (``..``, ``%2e``) are resolved,
 space, ``"<>`` ``{}`` and non-ASCII are encoded, tab and newline vanish, ``#`` ends the target.
-Header values leave as UTF-8, so those with characters above U+007E go elsewhere; methods it does not know get
-a ``content-length: 0``; over HTTP/1.1 ``accept: */*`` cannot be kept from being added.
+Header values leave as UTF-8, so those with characters above U+007E go elsewhere; methods other than the six below
+get a ``content-length: 0``; over HTTP/1.1 ``accept: */*`` cannot be kept from being added.
 Pure.
 """
 
@@ -22,7 +22,7 @@ _SAFE_TARGET = re.compile(
 
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 
 def exact_only(outbound: Outbound, http1: bool) -> bool:

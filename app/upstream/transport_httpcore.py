@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -54,6 +55,10 @@ FAILURES = (
     httpcore.UnsupportedProtocol,
     OSError,
 )
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BREAKS = re.compile(r"[\r\n\0]")
+"""RFC 9110 sections 5.6.2 and 5.5; h11 checks for itself, h2 does not."""
 
 Opened = Callable[[float, bool], None]
 
@@ -194,6 +199,10 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
                 headers.append(("content-length", str(len(outbound.body))))  # type: ignore[arg-type]
         elif not any(name.lower() == "content-length" for name, _ in headers):
             headers.append(("transfer-encoding", "chunked"))
+        if not _TOKEN.fullmatch(outbound.method) or not all(
+            _TOKEN.fullmatch(name) and not _BREAKS.search(value) for name, value in headers
+        ):
+            raise httpx.LocalProtocolError("The method, or a header's name or value, is not valid HTTP.")
         return httpcore.Request(
             method=outbound.method.encode("latin-1"),
             url=httpcore.URL(

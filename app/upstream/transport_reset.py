@@ -116,9 +116,13 @@ class ResettingHTTP2(AsyncHTTP2Connection):
 class ResettingConnection(AsyncHTTPConnection):
     """A connection that becomes a ``ResettingHTTP2`` where the peer speaks HTTP/2."""
 
+    _failure: Exception | None = None
+
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """As httpcore's own, which then finds the connection made."""
         async with self._request_lock:
+            if self._failure is not None:
+                raise type(self._failure)(str(self._failure)) from self._failure
             if self._connection is None:
                 await self._establish(request)
         return await super().handle_async_request(request)
@@ -126,8 +130,10 @@ class ResettingConnection(AsyncHTTPConnection):
     async def _establish(self, request: httpcore.Request) -> None:
         try:
             stream = await self._connect(request)
-        except BaseException:
+        except BaseException as error:
             self._connect_failed = True
+            if isinstance(error, httpcore.ConnectError | httpcore.ConnectTimeout):
+                self._failure = error  # all who wait for this connection fail with it, not one after the other
             raise
         found = stream.get_extra_info("ssl_object")
         if found is not None and found.selected_alpn_protocol() == "h2":

@@ -6,7 +6,7 @@ Runs on: loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from app.upstream.pool import Pool
 from app.upstream.transport_base import Inbound
 
-Read = Callable[[Inbound], Awaitable[bytes]]
+Read = Callable[[Inbound], Coroutine[Any, Any, bytes]]
 SEEN_S = 1.0
 """B21: the upstream notices within a second."""
 
@@ -57,7 +57,7 @@ def test_500_cancelled_in_the_body_are_all_seen_upstream(lab: Any, run: Any, rea
                 assert await anext(aiter(answer))
             tasks = [asyncio.create_task(read(answer)) for answer in answers]
             await asyncio.sleep(0.2)
-            await cancel_all(tasks)  # type: ignore[arg-type]
+            await cancel_all(tasks)
             await gone(lab, count)
             assert pool.stats().in_flight == 0
 

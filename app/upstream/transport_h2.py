@@ -1,0 +1,309 @@
+"""Penstock's own HTTP/2 client: one connection to one origin, opened when needed, replaced when it is over.
+
+    cold ──connect, first send──> opening ──peer's SETTINGS──> open ──GOAWAY, idle, lost──> cold
+                                     └──failed: every waiting send gets the error──> cold
+
+Context: in a gunicorn gevent worker the Rust client costs 0.49 ms CPU per request, a quarter of it its threads'
+fight for the GIL; its windows are fixed; it adds headers and rewrites targets; it tells nothing of connections.
+Choice: everything on the loop's own thread, in Python, written for short paths.
+Price: our own HTTP/2; hence the unit tests against another implementation and the contract suite.
+
+How a failure reaches the caller (``transport_base`` has the rest):
+
+    nothing was processed             sent again once where the body is bytes, then ``NeverProcessed``
+    peer speaks HTTP/1.1 only         ``NotHttp2``
+    connection broke in mid-exchange  httpx.ReadError
+    reset, malformed, truncated       httpx.RemoteProtocolError
+    upload's source failed, too slow  httpx.WriteError, httpx.WriteTimeout
+
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.exchange import Outbound
+from app.upstream.h2_connect import (
+    ConnectTooSlowError,
+    NoConnectionError,
+    NoHttp2Error,
+    Opened,
+    connect,
+    trust,
+)
+from app.upstream.h2_connection import CLOSE_LIMIT_S, H2Connection
+from app.upstream.h2_stream import Broken, H2Failure, H2Stream, NotProcessed, Unsent
+from app.upstream.h2_upload import upload
+from app.upstream.h2_watch import Watch
+from app.upstream.transport_base import Inbound, Source, exchange, forwardable
+from app.wire.h2_encode import RequestEncoder, UnfitHeaderError
+from app.wire.h2_frames import NO_ERROR
+
+_SENDS_LENGTH = frozenset({"POST", "PUT", "PATCH"})
+
+
+class NotHttp2(httpx.ConnectError):  # noqa: N818 - named like httpx's
+    """The peer does not speak HTTP/2; nothing was sent."""
+
+
+class NeverProcessed(httpx.RemoteProtocolError):  # noqa: N818 - named like httpx's
+    """The peer processed nothing of the request, or nothing was sent: it may be sent again."""
+
+
+class H2Inbound(H2Stream):
+    """An answer of this transport."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, method: str) -> None:
+        super().__init__(loop, method)
+        self.source: Source | None = None
+
+    def failure(self, error: H2Failure) -> Exception:
+        """The httpx exception for ``error``."""
+        text = str(error)
+        if isinstance(error, NotProcessed):
+            return NeverProcessed(text)
+        if isinstance(error, Unsent):
+            failed = self.source.failed if self.source is not None else None
+            return failed if failed is not None else httpx.WriteError(text)
+        return httpx.ReadError(text) if isinstance(error, Broken) else httpx.RemoteProtocolError(text)
+
+
+class H2Transport(httpx.AsyncBaseTransport):
+    """One HTTP/2 connection at a time to one origin.
+
+    Args:
+        origin: ``https://host[:port]``.
+        context: From ``h2_connect.trust``, shared by all connections; None makes one.
+        ca_pem: Certificates trusted in addition to the system's, where ``context`` is None.
+        max_streams: Streams at a time, where the peer allows more.
+        keepalive_expiry_s: An idle connection is closed after this.
+        connect_timeout_s: For DNS, TCP, TLS and the peer's SETTINGS together.
+        write_timeout_s: Longest wait for the peer to take a piece of an upload.
+        ping_interval_s: With streams in flight, silence after which a PING is sent; 0 = never.
+        ping_timeout_s: Silence after that PING for which the connection counts as dead.
+        opened: Called with the figures of every connection that was opened.
+        closed: Called with the reason when a connection that was opened is over.
+
+    Attributes:
+        origin: As given.
+        handshakes: TLS handshakes that led to a connection, so connections opened.
+        connect_ms: DNS and TCP of the last one; ``tls_ms``: its TLS handshake.
+    """
+
+    def __init__(
+        self,
+        origin: str,
+        *,
+        context: ssl.SSLContext | None = None,
+        ca_pem: bytes | None = None,
+        max_streams: int = 100,
+        keepalive_expiry_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        write_timeout_s: float = 15.0,
+        ping_interval_s: float = 0.0,
+        ping_timeout_s: float = 5.0,
+        opened: Callable[[Opened], None] | None = None,
+        closed: Callable[[str], None] | None = None,
+    ) -> None:
+        parts = urlsplit(origin)
+        if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
+            raise httpx.UnsupportedProtocol("HTTP/2 needs an origin of the form https://host[:port].")
+        self.origin = origin
+        self._host, self._port = parts.hostname, parts.port or 443
+        self._encoder = RequestEncoder("https", parts.netloc.rpartition("@")[2])
+        self._context = context if context is not None else trust(ca_pem)
+        self._max_streams = max_streams
+        self._connect_timeout_s = connect_timeout_s
+        self._write_timeout_s = write_timeout_s
+        self._watch = Watch(keepalive_expiry_s, ping_interval_s, ping_timeout_s)
+        self._tell_opened = opened
+        self._tell_closed = closed
+        self._connection: H2Connection | None = None
+        self._fresh = False
+        self._leaving: set[H2Connection] = set()
+        self._opening: asyncio.Task[H2Connection] | None = None
+        self._shut = False
+        self.handshakes = 0
+        self.connect_ms = 0.0
+        self.tls_ms = 0.0
+
+    # --- what a pool asks
+
+    @property
+    def usable(self) -> bool:
+        """A connection is open and takes new streams."""
+        return self._connection is not None and self._connection.usable
+
+    @property
+    def capacity(self) -> int:
+        """Streams at a time: the peer's limit or ours, the smaller one; ours while there is no connection."""
+        return self._connection.max_streams if self._connection is not None else self._max_streams
+
+    @property
+    def in_flight(self) -> int:
+        """Streams that are not over on the connection that takes new ones."""
+        return self._connection.in_flight if self._connection is not None else 0
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open: the one that takes streams, and those that only finish theirs."""
+        return len(self._leaving) + (self._connection is not None)
+
+    async def connect(self) -> None:
+        """Open the connection unless it is open; nothing is sent on it but the preface.
+
+        Raises:
+            httpx.ConnectTimeout: Not within ``connect_timeout_s``.
+            NotHttp2: The peer does not speak it.
+            httpx.ConnectError: Anything else; the text says what.
+        """
+        await self._connected()
+
+    # --- connections
+
+    async def _connected(self) -> H2Connection:
+        connection = self._connection
+        if connection is not None and connection.usable:
+            return connection
+        if self._shut:
+            raise httpx.ConnectError("The transport is closed.")
+        if self._opening is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(self._opened)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except ConnectTooSlowError as error:
+            raise httpx.ConnectTimeout(str(error)) from error
+        except NoHttp2Error as error:
+            raise NotHttp2(str(error)) from error
+        except NoConnectionError as error:
+            raise httpx.ConnectError(str(error)) from error
+        except asyncio.CancelledError:
+            if opening.cancelled() and self._shut:
+                raise httpx.ConnectError("The transport is closed.") from None
+            raise
+
+    async def _open(self) -> H2Connection:
+        made: list[H2Connection] = []
+        connection, opened = await connect(
+            self._host,
+            self._port,
+            self._context,
+            self._connect_timeout_s,
+            lambda why: self._over(made, why),
+            self._max_streams,
+        )
+        made.append(connection)
+        self.handshakes += 1
+        self.connect_ms, self.tls_ms = opened.connect_ms, opened.tls_ms
+        self._retire_current()
+        self._connection, self._fresh = connection, True
+        self._watch.begin(connection)
+        if self._tell_opened is not None:
+            self._tell_opened(opened)
+        return connection
+
+    def _retire_current(self) -> None:
+        if self._connection is not None and not self._connection.ended:
+            self._leaving.add(self._connection)
+
+    def _opened(self, task: asyncio.Task[H2Connection]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # every waiting send raises it; nobody else need hear of it
+
+    def _over(self, made: list[H2Connection], why: str) -> None:
+        if not made:
+            return  # it never was open: connect raises
+        self._leaving.discard(made[0])
+        if self._connection is made[0]:
+            self._connection = None
+        if self._tell_closed is not None:
+            self._tell_closed(why)
+
+    # --- requests
+
+    async def send(self, outbound: Outbound) -> Inbound:
+        """Send one request, return at its response head; cancelling resets the stream at once.
+
+        Raises:
+            httpx.TransportError: As listed above.
+        """
+        if outbound.origin != self.origin:
+            raise httpx.LocalProtocolError("The request is for another origin.")
+        try:
+            return await self._try(outbound)
+        except NeverProcessed:
+            if not isinstance(outbound.body, bytes) or self._shut:
+                raise
+        return await self._try(outbound)
+
+    async def _try(self, outbound: Outbound) -> Inbound:
+        block = self._block(outbound)
+        while True:
+            connection = self._connection
+            if connection is None or not connection.usable:
+                connection = await self._connected()
+            if connection.has_room or await connection.room():
+                break
+        stream = H2Inbound(connection.loop, outbound.method)
+        stream.connection = "new" if self._fresh else "reused"
+        self._fresh = False
+        body = outbound.body
+        if isinstance(body, bytes):
+            connection.open(stream, block, body)
+        else:
+            connection.open(stream, block, None)
+            stream.source = Source(body, self._write_timeout_s)
+            upload(connection, stream, stream.source, outbound.headers)
+        try:
+            await stream.head
+        except asyncio.CancelledError:
+            stream.abandon()
+            raise
+        if not stream.status:
+            error = stream.error or Broken("No answer.")
+            raise stream.failure(error) from error
+        return stream
+
+    def _block(self, outbound: Outbound) -> bytes:
+        body = outbound.body
+        length: int | None = None
+        if isinstance(body, bytes):
+            length = len(body) if body or outbound.method in _SENDS_LENGTH else -1
+        try:
+            block = self._encoder.block(outbound.method, outbound.target, outbound.headers, length)
+            if block is None:  # a Connection header names others
+                left = forwardable(outbound.headers, length is not None)
+                block = self._encoder.block(outbound.method, outbound.target, left, length)
+        except UnfitHeaderError as error:
+            raise httpx.LocalProtocolError(str(error)) from error
+        return block or b""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """httpx's interface, built on ``send``; httpx's per-phase timeouts are not used."""
+        return await exchange(self.send, request)
+
+    async def aclose(self) -> None:
+        """Close the connections; streams in flight fail. Safe to call twice."""
+        self._shut = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        connections = [*self._leaving, *([self._connection] if self._connection is not None else [])]
+        for connection in connections:
+            connection.shut(NO_ERROR, "The gateway closed the connection.")
+        if connections:
+            await asyncio.wait([connection.gone for connection in connections], timeout=2 * CLOSE_LIMIT_S)
+
+
+__all__ = ["H2Inbound", "H2Transport", "NeverProcessed", "NotHttp2", "trust"]
