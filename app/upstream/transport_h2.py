@@ -48,11 +48,11 @@ from app.wire.h2_frames import NO_ERROR
 _SENDS_LENGTH = frozenset({"POST", "PUT", "PATCH"})
 
 
-class NotHttp2(httpx.ConnectError):  # noqa: N818 - named like httpx's
+class NotHttp2(httpx.ConnectError):
     """The peer does not speak HTTP/2; nothing was sent."""
 
 
-class NeverProcessed(httpx.RemoteProtocolError):  # noqa: N818 - named like httpx's
+class NeverProcessed(httpx.RemoteProtocolError):
     """The peer processed nothing of the request, or nothing was sent: it may be sent again."""
 
 
@@ -264,7 +264,7 @@ class H2Transport(httpx.AsyncBaseTransport):
         else:
             connection.open(stream, block, None)
             stream.source = Source(body, self._write_timeout_s)
-            upload(connection, stream, stream.source, outbound.headers)
+            upload(connection, stream, stream.source, outbound.headers, httpx.TransportError)
         try:
             await stream.head
         except asyncio.CancelledError:

@@ -1,0 +1,125 @@
+"""From a host name to an HTTP/2 connection that is ready for requests: DNS, TCP, TLS, the peer's SETTINGS.
+
+The peer's SETTINGS are waited for, so that its limits are known before the first request and a peer that accepts
+and hangs up is a failed connect, at which nothing was sent. Price: up to one round trip more on a new connection.
+Everything happens on the loop (uvloop looks names up in libuv's own threads).
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import certifi
+
+from app.upstream.h2_connection import CLOSE_LIMIT_S, H2Connection
+
+
+class NoHttp2Error(Exception):
+    """The peer does not speak HTTP/2: nothing was sent."""
+
+
+class NoConnectionError(Exception):
+    """No connection came about: nothing was sent."""
+
+
+class ConnectTooSlowError(Exception):
+    """No connection came about in time: nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """How a connection came about.
+
+    Attributes:
+        connect_ms: DNS and TCP.
+        tls_ms: TLS handshake.
+        settings_ms: From there to the peer's SETTINGS.
+    """
+
+    connect_ms: float
+    tls_ms: float
+    settings_ms: float
+
+
+def trust(ca_pem: bytes | None = None) -> ssl.SSLContext:
+    """The TLS context of all connections: system store (certifi's where that is empty) plus ``ca_pem``.
+
+    It reads files: make it once.
+    """
+    context = ssl.create_default_context()
+    if not context.cert_store_stats()["x509_ca"]:
+        context.load_verify_locations(cafile=certifi.where())
+    if ca_pem:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
+async def connect(
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    timeout_s: float,
+    closed: Callable[[str], None],
+    capacity: int,
+) -> tuple[H2Connection, Opened]:
+    """A connection that takes requests.
+
+    Args:
+        host: Name or address; the certificate must be for it.
+        port: TCP port.
+        context: From ``trust``.
+        timeout_s: For everything together.
+        closed: Called with the reason when the connection is over.
+        capacity: Most streams at a time.
+
+    Raises:
+        ConnectTooSlowError: It took longer than ``timeout_s``.
+        NoHttp2Error: ALPN chose something else.
+        NoConnectionError: Anything else; the text says what.
+    """
+    loop = asyncio.get_running_loop()
+    connection = H2Connection(loop, closed, capacity)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return connection, await _open(loop, connection, host, port, context)
+    except TimeoutError:
+        raise ConnectTooSlowError(f"No connection to {host}:{port} within {timeout_s:g} s.") from None
+    except ssl.SSLCertVerificationError as error:
+        raise NoConnectionError(f"The certificate of {host} is not trusted: {error.verify_message}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA forbids
+        raise NoConnectionError(f"No connection to {host}:{port}: {type(error).__name__}: {error}") from error
+
+
+async def _open(
+    loop: asyncio.AbstractEventLoop, connection: H2Connection, host: str, port: int, context: ssl.SSLContext
+) -> Opened:
+    began = loop.time()
+    plain, _ = await loop.create_connection(asyncio.Protocol, host, port)
+    connected = loop.time()
+    secure: asyncio.Transport | None = None
+    try:
+        secure = await loop.start_tls(
+            plain, connection, context, server_hostname=host, ssl_shutdown_timeout=CLOSE_LIMIT_S
+        )
+        if secure is None:
+            raise ConnectionResetError("the peer closed it during the TLS handshake")
+        handshaken = loop.time()
+        chosen = secure.get_extra_info("ssl_object").selected_alpn_protocol()
+        if chosen != "h2":
+            raise NoHttp2Error(f"{host}:{port} offers {chosen or 'no protocol'} where HTTP/2 is asked for.")
+        connection.attach(secure)
+        await connection.ready
+        if connection.ended:
+            raise ConnectionResetError(connection.why)
+    except BaseException:
+        (secure or plain).abort()
+        raise
+    return Opened(
+        (connected - began) * 1000.0, (handshaken - connected) * 1000.0, (loop.time() - handshaken) * 1000.0
+    )

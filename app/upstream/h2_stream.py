@@ -1,0 +1,282 @@
+"""One request and its answer on an HTTP/2 connection, seen by whoever reads the answer.
+
+    waiting ──HEADERS 1xx──> waiting
+    waiting ──HEADERS──> reading ──DATA──> reading ──END_STREAM, trailers──> whole ──last byte read──> ended
+       │                    │                                                  │
+       └──RST_STREAM, GOAWAY below its id, connection lost, malformed──────────┴──> failed (after what had come)
+       └──cancelled, aclose──> RST_STREAM(CANCEL), forgotten
+
+At most ``WINDOW`` bytes wait here: the stream's window is opened again only by reading (B24). A read returns all
+that waits, and opens the window in steps of half of it (RFC 9113 section 6.9).
+Runs on: loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from app.upstream.h2_outbox import Body
+from app.upstream.transport_base import Inbound
+from app.wire.h2_decode import BAD, Pair
+from app.wire.h2_frames import CANCEL, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, StreamFault
+
+WINDOW = 65_535
+REFILL = 32_768
+_UNKNOWN = 1 << 62
+_NO_BODY = frozenset({204, 304})
+_FORBIDDEN = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+
+
+class H2Failure(Exception):
+    """A stream came to nothing; the subclass says how much of it the peer may have processed."""
+
+
+class NotProcessed(H2Failure):
+    """Nothing was sent, or the peer said that it processed nothing: it may be sent again."""
+
+
+class Broken(H2Failure):
+    """The connection broke while the peer may have been at work on it."""
+
+
+class Reset(H2Failure):
+    """The peer ended the stream, or what it sent is not HTTP."""
+
+
+class Unsent(H2Failure):
+    """The request's body could not be sent whole, so the request was cancelled."""
+
+
+class Home(Protocol):
+    """What a stream needs of its connection."""
+
+    def let_go(self, stream: H2Stream, code: int) -> None:
+        """Reset it and forget it."""
+        ...
+
+    def refill(self, stream_id: int, size: int) -> None:
+        """Let the peer send ``size`` more bytes of it."""
+        ...
+
+
+class H2Stream(Inbound):
+    """One exchange.
+
+    Attributes:
+        stream_id: Its number; 0 before it was opened.
+        head: Done when the response head came, or the stream failed.
+        error: Why it failed; what had come before can still be read.
+        body: What is left of the request's body to send.
+        feed: The task that reads an upload's source.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_consumed",
+        "_home",
+        "_left",
+        "_loop",
+        "_no_body",
+        "_reader",
+        "_whole",
+        "_window",
+        "body",
+        "error",
+        "feed",
+        "head",
+        "stream_id",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, method: str) -> None:
+        self.status = 0
+        self.headers: list[Pair] = []
+        self.http_version = "HTTP/2"
+        self.connection = ""
+        self._closed = False
+        self._ended = False
+        self._slot = None
+        self._loop = loop
+        self._home: Home | None = None
+        self._no_body = method == "HEAD"
+        self._chunks: list[bytes] = []
+        self._reader: asyncio.Future[None] | None = None
+        self._whole = False
+        self._left = _UNKNOWN
+        self._window = WINDOW
+        self._consumed = 0
+        self.stream_id = 0
+        self.head: asyncio.Future[None] = loop.create_future()
+        self.error: H2Failure | None = None
+        self.body: Body | None = None
+        self.feed: asyncio.Task[None] | None = None
+
+    # --- what the connection tells
+
+    def opened(self, home: Home, stream_id: int) -> None:
+        """It has a number."""
+        self._home = home
+        self.stream_id = stream_id
+
+    def on_head(self, fields: list[Pair], end: bool) -> None:
+        """A header block: an interim head, the head, or trailers (RFC 9113 section 8.1).
+
+        Raises:
+            StreamFault: It is malformed.
+        """
+        if self.status:
+            if not end:
+                raise StreamFault(PROTOCOL_ERROR, "A second head.")
+            self.on_end()
+            return
+        status = _status(fields)
+        if status < 200:
+            if end or status == 101:
+                raise StreamFault(PROTOCOL_ERROR, "An interim head that ends the answer.")
+            return
+        rest = fields[1:]
+        self._left = _length(rest, self._no_body or status in _NO_BODY)
+        self.headers = rest
+        self.status = status
+        if not self.head.done():
+            self.head.set_result(None)
+        if end:
+            self.on_end()
+
+    def on_data(self, payload: bytes, size: int, end: bool) -> None:
+        """A piece of the body; ``size`` counts the frame's padding too.
+
+        Raises:
+            StreamFault: No head yet, more than the window allows, or more than declared.
+        """
+        self._window -= size
+        self._left -= len(payload)
+        if self._window < 0 or self._left < 0 or not self.status:
+            self._fault()
+        if payload:
+            self._chunks.append(payload)
+        if end:
+            self.on_end()
+            return
+        if size > len(payload):
+            self._read(size - len(payload))  # padding is consumed at once
+        if payload and self._reader is not None:
+            self._wake()
+
+    def _fault(self) -> None:
+        if not self.status:
+            raise StreamFault(PROTOCOL_ERROR, "DATA in front of the head.")
+        if self._left < 0:
+            raise StreamFault(PROTOCOL_ERROR, "More body than declared.")
+        raise StreamFault(FLOW_CONTROL_ERROR, "More body than the window allows.")
+
+    def on_end(self) -> None:
+        """The peer sends no more; a body shorter than declared is a failure."""
+        self._whole = True
+        if 0 < self._left < _UNKNOWN >> 1:
+            self.error = Reset(f"The answer ended {self._left} bytes short of its declared length.")
+        self._wake()
+
+    def fail(self, error: H2Failure) -> None:
+        """It is over."""
+        if self.error is None and not self._whole:
+            self.error = error
+        self._wake()
+        if not self.head.done():
+            self.head.set_result(None)
+
+    def stop_sending(self) -> bool:
+        """No more of the request's body goes out; whether some was left."""
+        feed, self.feed = self.feed, None
+        if feed is not None and feed is not asyncio.current_task(self._loop):
+            feed.cancel()
+        body, self.body = self.body, None
+        if body is None or body.dead:
+            return False
+        body.dead = True
+        return True
+
+    def _wake(self) -> None:
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            if not reader.done():
+                reader.set_result(None)
+
+    # --- what the reader asks
+
+    def failure(self, error: H2Failure) -> Exception:
+        """The exception its reader gets for ``error``."""
+        return error
+
+    async def __anext__(self) -> bytes:
+        """See ``Inbound``; cancelled while it waits, the stream is reset."""
+        while True:
+            if self._closed:
+                raise StopAsyncIteration
+            chunks = self._chunks
+            if chunks:
+                piece = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                chunks.clear()
+                if not self._whole:
+                    self._read(len(piece))
+                return piece
+            if self.error is not None:
+                self._finish()
+                raise self.failure(self.error) from self.error
+            if self._whole or self._ended:
+                if not self._ended:
+                    self._finish()
+                raise StopAsyncIteration
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            except asyncio.CancelledError:
+                self._reader = None
+                self.abandon()
+                raise
+
+    def _read(self, size: int) -> None:
+        self._consumed += size
+        if self._consumed >= REFILL and self._home is not None and self.error is None:
+            self._window += self._consumed
+            self._home.refill(self.stream_id, self._consumed)
+            self._consumed = 0
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: reset and forgotten unless it is over. Never waits."""
+        self._chunks.clear()
+        if self._home is not None and self.error is None:
+            self._home.let_go(self, CANCEL)
+        if not self._whole and self.error is None:
+            self.error = Broken("The reader left.")
+        self._finish()
+
+    async def aclose(self) -> None:
+        """See ``Inbound``; there is nothing to wait for."""
+        if not self._closed:
+            self._closed = True
+            self.abandon()
+
+
+def _status(fields: list[Pair]) -> int:
+    """The status of a head whose first field it must be."""
+    name, value = fields[0] if fields else BAD
+    if name != ":status" or len(value) != 3 or not value.isascii() or not value.isdigit() or value < "100":
+        raise StreamFault(PROTOCOL_ERROR, "A head without a status.")
+    return int(value)
+
+
+def _length(fields: list[Pair], no_body: bool) -> int:
+    """Bytes the body must have; refuses what RFC 9113 section 8.2 calls malformed."""
+    known = dict(fields)
+    if "" in known or ":status" in known or not _FORBIDDEN.isdisjoint(known):
+        raise StreamFault(PROTOCOL_ERROR, "A malformed header.")
+    length = known.get("content-length")
+    if length is None:
+        return _UNKNOWN
+    if not (length.isascii() and length.isdigit() and len(length) < 18):
+        raise StreamFault(PROTOCOL_ERROR, "A content-length that is no number.")
+    if len(known) != len(fields) and any(n == "content-length" and v != length for n, v in fields):
+        raise StreamFault(PROTOCOL_ERROR, "Two lengths.")
+    return 0 if no_body else int(length)
