@@ -10,4 +10,6 @@ control code to keep right, tested here on its own.
 
 Entry points: ``server.serve`` (the command), ``server.Simulator`` (on a running loop), ``process.running`` and
 ``thread.running_in_thread`` (elsewhere).
+
+Runs on: simulator loop.
 """

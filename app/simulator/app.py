@@ -62,7 +62,10 @@ class Provider:
         if not sink.request.route.control:
             self.stats.opened(sink)
         if sink.request.scenario:
-            self._throttle(sink, scenarios.named(sink.request.scenario))
+            scenario = scenarios.named(sink.request.scenario)
+            self._throttle(sink, scenario)
+            if scenario.kind == "early":
+                fail(sink, scenario.status)
 
     def slow(self, sink: Sink, data: bytes) -> None:
         """The first piece of a body names a slowread model."""

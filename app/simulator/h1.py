@@ -49,9 +49,11 @@ class H1Sink(Sink):
         """It is this request's turn: earlier ones are answered."""
         early, self.early = self.early or [], None
         self.app.opened(self)
+        if self.gone:
+            return
         for data in early:
-            self.feed(data)
-        if self.complete_early and not self.gone:
+            self._conn.received(data, self)
+        if self.complete_early:
             self.complete()
 
     def consumed(self, size: int) -> None:
@@ -210,6 +212,8 @@ class H1Connection(Connection):
 
     def on_headers_complete(self) -> None:
         """A request's head is complete."""
+        if self.closing:
+            return
         method = self._parser.get_method().decode("latin-1")
         request = RequestHead(method, self._target.decode("latin-1"), self._headers, self._protocol)
         self._target, self._headers, self._in_head = b"", [], False
@@ -232,10 +236,14 @@ class H1Connection(Connection):
         if sink.early is not None:
             sink.early.append(data)
         else:
-            self._unread += len(data)
-            sink.feed(data)
-            if self._unread:
-                self._control_reading()
+            self.received(data, sink)
+
+    def received(self, data: bytes, sink: H1Sink) -> None:
+        """Hands a piece of body to the request whose turn it is."""
+        self._unread += len(data)
+        sink.feed(data)
+        if self._unread:
+            self._control_reading()
 
     def on_message_complete(self) -> None:
         """A request's body has ended."""

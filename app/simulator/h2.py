@@ -257,9 +257,9 @@ class H2Connection(Connection):
             self.send(frames.rst_stream(stream_id, ErrorCode.REFUSED_STREAM))
             return
         stream = self._streams[stream_id] = H2Stream(self, stream_id, request)
+        stream.remote_open = not ended
         self.app.opened(stream)
         if ended:
-            stream.remote_open = False
             stream.complete()
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:

@@ -6,6 +6,7 @@
     stream-<N>x<I>ms[-<B>b]          N deltas I ms apart (0: one per loop turn), B bytes of padding each
     burst-<N>                        the whole event stream in one write
     status-<code>[-ra<seconds>]      an error answer; ``status-502-html`` answers HTML as an edge would
+    early-<code>                     (header only) the same before the request's body has come
     reset[-<N>]  close-<N>           after N deltas: RST_STREAM or TCP RST; a clean TCP close (truncation)
     stall-<N>  halfevent-<N>         N deltas (and half an event), then silence
     streamerror-<N>  overloaded      ``event: error`` after N deltas; as the first event of a 200
@@ -15,6 +16,9 @@
     slowhead-<ms>  slowread-<KBps>   head after ms; the request body is read slowly
     big-<K>k                         K KiB of octets as fast as flow control allows
     flaky-<K>-<code>                 K times this status for the same caller or body, then success
+
+Deltas without a gap are small HTTP/2 frames faster than most clients read: with clients that guard against
+floods of those (Rust's h2 counts frames under 256 bytes), pad them: stream-5000x0ms-256b.
 
 A name that asks for nothing is answered as by a live model: text, in word deltas 30 ms apart when streamed.
 
@@ -83,6 +87,7 @@ _PATTERNS: tuple[tuple[str, _Build], ...] = (
         r"status-([2-9]\d\d)(?:-ra(\d+(?:\.\d+)?))?",
         lambda name, g: Scenario("status", name, status=int(g[0]), retry_after=g[1]),
     ),
+    (r"early-([2-9]\d\d)", lambda name, g: Scenario("early", name, status=int(g[0]))),
     (r"reset(?:-(\d+))?", _ending("reset")),
     (r"close(?:-(\d+))?", _ending("close")),
     (r"stall(?:-(\d+))?", _ending("stall")),

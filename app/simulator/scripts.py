@@ -74,6 +74,7 @@ class Scripts:
         self._plays: dict[str, Callable[[Sink, Scenario, Asked], None]] = {
             "demo": self._demo,
             "status": self._status,
+            "early": self._status,
             "html": self._html,
             "flaky": self._flaky,
             "hang": self._hang,

@@ -117,6 +117,8 @@ class Sink:
 
     def complete(self) -> None:
         """The request body has ended."""
+        if self.gone:
+            return
         if self.throttle is None:
             self.app.answer(self)
         else:

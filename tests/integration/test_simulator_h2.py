@@ -338,3 +338,47 @@ def test_a_preface_in_pieces(simulator: Running) -> None:
         connection.sendall(frames.PREFACE[:10])
         connection.sendall(frames.PREFACE[10:] + frames.settings([]))
         assert connection.recv(9)[3] == FrameType.SETTINGS
+
+
+def test_a_stream_waits_for_a_client_that_does_not_read(simulator: Running) -> None:
+    peer = Peer(simulator, settings=((Setting.INITIAL_WINDOW_SIZE, 1000),))
+    simulator.reset()
+    peer.ask(1, "stream-2000x0ms-200b")
+    peer.until(FrameType.DATA)
+    last = -1
+    while last != (sent := simulator.stats()["events_sent"]):
+        last = sent
+        time.sleep(0.02)
+    assert sent < 300  # 64 KiB wait in the stream, no more
+    peer.send(frames.window_update(1, 10_000_000) + frames.window_update(0, 10_000_000))
+    assert peer.data(1).count(b"@T:") > 1900
+    peer.close()
+
+
+def test_answers_without_a_body_and_to_head(peer: Peer) -> None:
+    block = hpack.Encoder().encode([(":method", "HEAD"), (":scheme", "https"), (":path", "/echo")])
+    peer.send(frames.headers(1, block, end_stream=True))
+    assert peer.data(1) == b""
+    peer.ask(3, "status-204", sse=False)
+    assert peer.data(3) == b""
+
+
+def test_an_early_answer_calls_the_upload_off(peer: Peer, simulator: Running) -> None:
+    peer.send(frames.headers(1, peer.block("/v1/files", ("x-sim-scenario", "early-413")), end_stream=False))
+    assert json.loads(peer.data(1))["error"]["type"] == "request_too_large"
+    assert _error(peer.until(FrameType.RST_STREAM, 1)) == ErrorCode.NO_ERROR
+    peer.send(frames.frame(FrameType.DATA, 0, 1, b"a" * 1000))
+    peer.send(frames.headers(3, peer.block("/v1/files", ("x-sim-scenario", "early-400")), end_stream=True))
+    assert json.loads(peer.data(3))["error"]["type"] == "invalid_request_error"
+    assert simulator.stats()["open_streams"] == 0
+
+
+def test_uploads_under_way_when_the_client_leaves(peer: Peer, simulator: Running) -> None:
+    peer.send(frames.headers(1, peer.block("/v1/files"), end_stream=False))
+    peer.send(frames.frame(FrameType.DATA, 0, 1, b"a"))
+    peer.until(FrameType.SETTINGS)
+    peer.close()
+    end = time.monotonic() + 2
+    while simulator.stats()["client_aborts"] < 1:
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -21,7 +21,7 @@ import pytest
 from app.simulator.options import Options
 from app.simulator.process import running
 from app.simulator.running import Running
-from app.simulator.server import Simulator
+from app.simulator.server import Simulator, serve
 from app.simulator.thread import running_in_thread
 
 
@@ -207,6 +207,13 @@ def test_pipelined_requests_are_answered_in_order() -> None:
         assert data.count(b"HTTP/1.1 200 OK") == 3
 
 
+def test_an_early_answer_ends_a_plain_connection() -> None:
+    with running_in_thread() as simulator, _plain(simulator) as connection:
+        connection.sendall(b"POST /files HTTP/1.1\r\nx-sim-scenario: early-413\r\ncontent-length: 99\r\n\r\n")
+        assert _all(connection).startswith(b"HTTP/1.1 413")
+        assert simulator.stats()["open_streams"] == 0
+
+
 def test_the_smaller_manners_of_http11() -> None:
     with running_in_thread() as simulator:
         with _plain(simulator) as connection:
@@ -241,3 +248,47 @@ def test_a_slow_reader_pauses_a_plain_upload() -> None:
         connection.sendall(head + b"x" * 200_000)
         assert b'"received_bytes": 200000' in connection.recv(10_000)
         assert time.monotonic() - start > 0.08
+
+
+def test_the_command_in_this_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    start = Simulator.start
+
+    async def start_and_end(simulator: Simulator) -> None:
+        await start(simulator)
+        asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Simulator, "start", start_and_end)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    serve(Options(alpn=()))
+    told = json.loads(capsys.readouterr().out)
+    assert told["pid"] == os.getpid()
+    assert not Path(told["ca"]).exists()
+
+
+def test_the_oldest_of_many_batches_is_forgotten() -> None:
+    with running_in_thread() as simulator, httpx.Client(base_url=simulator.plain_url) as client:
+        for _ in range(101):
+            client.post("/v1/messages/batches", json={"requests": [{"custom_id": "a"}]})
+        assert len(client.get("/v1/messages/batches").json()["data"]) == 100
+
+
+def test_stopping_ends_what_runs() -> None:
+    with running_in_thread() as simulator:
+        connection = _plain(simulator)
+        body = b'{"model":"claude-sim-stream-9x9000ms","stream":true}'
+        connection.sendall(b"POST /messages HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        assert connection.recv(10)
+    with connection, pytest.raises(ConnectionResetError):
+        _all(connection)
+
+
+def test_a_recording_with_a_large_head(tmp_path: Path) -> None:
+    headers = [["x-large", "v" * 40_000], ["x-more", "w"]]
+    row = {"status": 200, "response_headers": headers, "response_body_b64": "", "is_stream": False}
+    path = tmp_path / "recorded.jsonl"
+    path.write_text(json.dumps(row))
+    with running_in_thread(Options(replay=str(path))) as simulator:
+        context = ssl.create_default_context(cafile=simulator.ca_path)
+        with httpx.Client(verify=context, http2=True) as client:
+            answer = client.get(f"{simulator.tls_url}/x", headers={"x-sim-replay": "0"})
+            assert (answer.headers["x-large"], answer.headers["x-more"]) == ("v" * 40_000, "w")

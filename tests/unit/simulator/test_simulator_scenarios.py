@@ -20,6 +20,7 @@ from app.simulator.scenarios import DEMO, Scenario, named, parse
         ("status-529-ra3", Scenario("status", status=529, retry_after="3")),
         ("status-503-ra0.5", Scenario("status", status=503, retry_after="0.5")),
         ("status-502-html", Scenario("html", status=502)),
+        ("early-413", Scenario("early", status=413)),
         ("reset", Scenario("reset", deltas=3, gap_ms=5)),
         ("reset-7", Scenario("reset", deltas=7, gap_ms=5)),
         ("close-2", Scenario("close", deltas=2, gap_ms=5)),
