@@ -29,6 +29,7 @@ from app.wire.headers import first
 Ending = Generator[bytes, None, "GatewayError | None"]
 
 HOLD_LIMIT_BYTES = 65536
+LOOK_S = 0.25
 _TERMINAL = re.compile(rb"^(?:event: ?(?:error|message_stop)|data: ?\[DONE\])\s*$", re.MULTILINE)
 
 
@@ -107,8 +108,24 @@ def plain(crossing: Crossing, tick: Callable[[], None], rules: BodyRules) -> Ite
     Raises:
         GatewayError: It broke off.
     """
+    look = every(LOOK_S, tick)
     while pieces := crossing.take(tick):
         yield from split(pieces, rules.chunk_bytes)
+        look()
+
+
+def every(seconds: float, tick: Callable[[], None]) -> Callable[[], None]:
+    """``tick``, at most every ``seconds``, for busy bodies, which never wait long enough to be asked then."""
+    due = time.monotonic() + seconds
+
+    def look() -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due:
+            due = now + seconds
+            tick()
+
+    return look
 
 
 def split(pieces: list[bytes], chunk_bytes: int) -> Iterator[bytes]:
@@ -186,7 +203,9 @@ class EventStream:
 
     def _pass_on(self) -> Iterator[bytes]:
         beat = self._rules.heartbeat_s or None
+        look = every(LOOK_S, self._tick)
         while True:
+            look()
             try:
                 pieces = self._crossing.take(self._tick, beat)
             except TimeoutError:
