@@ -165,18 +165,18 @@ class Source:
     A library that is handed a failing iterator aborts the request but may lose the exception.
 
     Attributes:
-        failed: Set once the source has failed; raise it in place of the library's own error.
+        failed: Set once the source has failed; raise it, from ``cause``, in place of the library's own error.
     """
 
-    __slots__ = ("_begun", "_body", "_stuck", "_timeout_s", "_timer", "failed")
+    __slots__ = ("_body", "_stuck", "_timeout_s", "_timer", "cause", "failed")
 
     def __init__(self, body: AsyncIterator[bytes], write_timeout_s: float) -> None:
         self._body = body
         self._timeout_s = write_timeout_s
-        self._begun = False
         self._timer: asyncio.TimerHandle | None = None
         self._stuck: Callable[[], object] | None = None
         self.failed: httpx.TransportError | None = None
+        self.cause: BaseException | None = None
 
     def watch(self, stuck: Callable[[], object]) -> None:
         """Call ``stuck`` when a piece is not taken in ``write_timeout_s`` (the next one is not asked for)."""
@@ -195,10 +195,6 @@ class Source:
             self._stuck()
 
     def __aiter__(self) -> Source:
-        if self._begun:  # a library that sends the request again
-            self.failed = httpx.WriteError("The upload was begun and cannot be sent again.")
-            raise self.failed
-        self._begun = True
         return self
 
     async def __anext__(self) -> bytes:
@@ -210,11 +206,29 @@ class Source:
         except (StopAsyncIteration, asyncio.CancelledError):
             raise
         except BaseException as error:
+            self.cause = error
             self.failed = httpx.WriteError("The upload's source failed; the request was aborted.")
             raise self.failed from error
         if self._stuck is not None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._too_slow)
         return piece
+
+
+class OnceSource(Source):
+    """A source for a library that iterates anew when it sends a request again: what was begun cannot be."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, body: AsyncIterator[bytes], write_timeout_s: float) -> None:
+        super().__init__(body, write_timeout_s)
+        self._begun = False
+
+    def __aiter__(self) -> Source:
+        if self._begun:
+            self.failed = httpx.WriteError("The upload was begun and cannot be sent again.")
+            raise self.failed
+        self._begun = True
+        return self
 
 
 class BodyStream(httpx.AsyncByteStream):

@@ -16,7 +16,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import h2.errors
@@ -26,7 +26,7 @@ import httpcore
 import httpx
 
 from app.exchange import Outbound
-from app.upstream.transport_base import Inbound, NotProcessed, Pairs, Source, exchange, forwardable
+from app.upstream.transport_base import Inbound, NotProcessed, OnceSource, Pairs, Source, exchange, forwardable
 from app.upstream.transport_reset import ResettingPool
 from app.upstream.transport_streams import Backend
 
@@ -155,6 +155,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         opened: Opened | None = None,
     ) -> None:
         self._opened = opened
+        self._write_timeout_s = write_timeout_s
         self._timeouts = {"connect": connect_timeout_s, "write": write_timeout_s, "read": None, "pool": None}
         self._pool = ResettingPool(
             ssl_context=context if context is not None else trust(ca_pem, http2),
@@ -177,15 +178,16 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: As listed in ``transport_base``.
         """
-        source = None if isinstance(outbound.body, bytes) else Source(outbound.body, 0.0)
+        body = outbound.body
+        source = None if isinstance(body, bytes) else OnceSource(body, self._write_timeout_s)
         watch = _Watch(self._opened)
         request = self._request(outbound, source, watch)
         try:
-            response = await _alone(self._pool.handle_async_request(request))
-        except FAILURES as error:
+            response = await _alone(self._pool.handle_async_request(request), source)
+        except (*FAILURES, httpx.TransportError) as error:
+            if source is not None and source.failed is not None:
+                raise source.failed from source.cause
             raise mapped(error) from error
-        except asyncio.CancelledError:
-            raise
         inbound = HttpcoreInbound(response)
         inbound.connection = "new" if watch.opened else "reused"
         return inbound
@@ -246,18 +248,25 @@ class _Watch:
             self._report((time.monotonic() - self._started) * 1000.0, tls)
 
 
-async def _alone(work: Any) -> httpcore.Response:
+async def _alone(work: Coroutine[Any, Any, httpcore.Response], source: Source | None) -> httpcore.Response:
     """Run in a task of its own, so that however often the caller is cancelled, the work is cancelled once.
 
     A second cancel in the middle of httpcore's clean-up leaks the pooled connection (encode/httpx#3782).
     """
-    task: asyncio.Task[httpcore.Response] = asyncio.ensure_future(work)
+    task = asyncio.get_running_loop().create_task(work)
+    if source is not None:
+        source.watch(task.cancel)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        if source is not None and source.failed is not None:
+            raise source.failed from None  # it was the write timeout that cancelled
         task.cancel()
         task.add_done_callback(_forget)
         raise
+    finally:
+        if source is not None:
+            source.rest()
 
 
 def _forget(task: asyncio.Task[httpcore.Response]) -> None:

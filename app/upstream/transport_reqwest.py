@@ -163,7 +163,7 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
             return ReqwestInbound(await sending)
         except (*FAILURES, asyncio.CancelledError) as error:
             if source.failed is not None:
-                raise source.failed from source.failed.__cause__
+                raise source.failed from source.cause
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise mapped(error) from error

@@ -1,0 +1,141 @@
+"""The decision which lane a request takes.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.upstream.lanes import WAIT, Kind, Lane, Open, Rules, Use, choose, expired
+
+RULES = Rules(max_connections=3, max_keepalive=2, keepalive_expiry_s=30.0, streams_per_connection=4)
+
+
+def h2(number: int, in_flight: int = 0, stalled: int = 0, idle_since: float = 0.0) -> Lane:
+    return Lane(number, "h2", "open", in_flight, stalled, idle_since)
+
+
+def test_the_first_lane_is_filled_first() -> None:
+    first, second = h2(1, in_flight=3), h2(2)
+    assert choose([first, second], "h2", RULES) == Use(first)
+
+
+def test_a_full_lane_makes_another_open() -> None:
+    assert choose([h2(1, in_flight=4)], "h2", RULES) == Open()
+
+
+def test_nothing_open_yet() -> None:
+    assert choose([], "h2", RULES) == Open()
+    assert choose([], "h1", RULES) == Open()
+
+
+def test_a_lane_with_a_stalled_stream_is_avoided() -> None:
+    stalled, other = h2(1, in_flight=1, stalled=1), h2(2, in_flight=3)
+    assert choose([stalled, other], "h2", RULES) == Use(other)
+    assert choose([stalled], "h2", RULES) == Open()
+
+
+def test_at_the_cap_the_least_stalled_lane_is_used() -> None:
+    lanes = [h2(1, 3, 3), h2(2, 3, 1), h2(3, 4, 0)]
+    assert choose(lanes, "h2", RULES) == Use(lanes[1])
+
+
+def test_at_the_cap_and_full_everyone_waits() -> None:
+    assert choose([h2(n, 4) for n in range(3)], "h2", RULES) == WAIT
+    assert choose([Lane(1, "h1", "open", 3)], "h1", RULES) == WAIT
+    assert choose([Lane(1, "h1", "open", 3)], "h2", RULES) == WAIT
+
+
+def test_http_1_counts_a_connection_for_each_request() -> None:
+    lane = Lane(1, "h1", "open", 2)
+    assert choose([lane], "h1", RULES) == Use(lane)
+    assert choose([lane], "h2", RULES) == Open()
+    assert choose([lane], "exact", RULES) == Open()
+
+
+def test_an_idle_http_2_lane_makes_room_for_a_download() -> None:
+    idle = h2(1)
+    busy = [h2(2, 1), h2(3, 1)]
+    assert choose([idle, *busy], "h1", RULES) == Open(instead=idle)
+    assert choose([h2(1, 1), *busy], "h1", RULES) == WAIT
+
+
+def test_idle_lanes_expire_and_the_oldest_surplus_goes() -> None:
+    lanes = [h2(1, idle_since=95.0), h2(2, idle_since=60.0), h2(3, in_flight=1), h2(4, idle_since=99.0)]
+    assert expired(lanes, RULES, 100.0) == [lanes[1]]
+    assert expired([lanes[0], lanes[3]], RULES, 100.0) == []
+    assert expired(lanes, RULES, 1000.0) == [lanes[1], lanes[0], lanes[3]]
+
+
+@dataclass
+class World:
+    """Requests that come and go, as the pool plays them."""
+
+    rules: Rules
+    lanes: list[Lane] = field(default_factory=list)
+    held: list[Lane] = field(default_factory=list)
+
+    def connections(self) -> int:
+        return sum(lane.connections for lane in self.lanes)
+
+    def arrive(self, kind: Kind) -> None:
+        before = self.connections()
+        match choose(self.lanes, kind, self.rules):
+            case Use(lane):
+                assert lane.kind == kind
+                if kind == "h2":
+                    assert lane.in_flight < self.rules.streams_per_connection
+                    better = [other for other in self.lanes if other.kind == "h2" and not other.stalled]
+                    room = [x for x in better if x.in_flight < self.rules.streams_per_connection]
+                    if lane.stalled:
+                        assert not room
+                        assert before >= self.rules.max_connections
+                self.take(lane)
+            case Open(instead):
+                if instead is not None:
+                    assert not instead.in_flight
+                    self.lanes.remove(instead)
+                lane = Lane(len(self.lanes) + 1, kind, "open")
+                self.lanes.append(lane)
+                self.take(lane)
+            case _:
+                assert before >= self.rules.max_connections, "it waits though a connection may be opened"
+        assert self.connections() <= self.rules.max_connections
+
+    def take(self, lane: Lane) -> None:
+        lane.in_flight += 1
+        self.held.append(lane)
+
+    def leave(self, index: int) -> None:
+        if self.held:
+            lane = self.held.pop(index % len(self.held))
+            lane.in_flight -= 1
+            lane.stalled = min(lane.stalled, lane.in_flight)
+
+    def stall(self, index: int) -> None:
+        if self.held:
+            lane = self.held[index % len(self.held)]
+            lane.stalled = min(lane.in_flight, lane.stalled + 1)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("arrive"), st.sampled_from(["h2", "h2", "h2", "h1", "exact"])),
+        st.tuples(st.just("leave"), st.integers(0, 50)),
+        st.tuples(st.just("stall"), st.integers(0, 50)),
+    ),
+    max_size=80,
+)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), STEPS)
+def test_never_over_the_cap_and_nobody_waits_while_one_may_be_opened(
+    cap: int, streams: int, steps: list[tuple[str, object]]
+) -> None:
+    world = World(Rules(max_connections=cap, streams_per_connection=streams))
+    for verb, what in steps:
+        getattr(world, verb)(what)
