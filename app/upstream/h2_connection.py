@@ -16,7 +16,7 @@ from collections.abc import Callable
 from app.upstream.h2_line import Line
 from app.upstream.h2_outbox import Body
 from app.upstream.h2_receive import CONNECTION_WINDOW, HEADER_LIST_BYTES, Receiver
-from app.upstream.h2_stream import WINDOW, Broken, H2Stream, NotProcessed, Reset
+from app.upstream.h2_stream import WINDOW, Broken, H2Stream, Reset, Unprocessed
 from app.wire import h2_frames as h2
 
 LAST_ID = 2**31 - 3
@@ -153,7 +153,7 @@ class H2Connection(Receiver):
             self.out.push(h2.rst_stream(stream.stream_id, h2.CANCEL))
         self._forget(stream)
 
-    def drop(self, stream: H2Stream, error: NotProcessed | Broken | Reset) -> None:
+    def drop(self, stream: H2Stream, error: Unprocessed | Broken | Reset) -> None:
         """The stream failed."""
         self._forget(stream)
         stream.fail(error)
@@ -209,7 +209,7 @@ class H2Connection(Receiver):
         for stream_id, stream in streams:
             stream.stop_sending()
             unsent = stream_id > self.out.sent_id
-            stream.fail(NotProcessed(why) if unsent else kind(why))
+            stream.fail(Unprocessed(why) if unsent else kind(why))
         self.line.dissolve()
         if not self.ready.done():
             self.ready.set_result(None)

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable
 
 from app.upstream.h2_outbox import Outbox
-from app.upstream.h2_stream import Broken, H2Stream, NotProcessed, Reset
+from app.upstream.h2_stream import Broken, H2Stream, Reset, Unprocessed
 from app.wire import h2_frames as h2
 from app.wire.h2_decode import ResponseDecoder
 from app.wire.h2_encode import TABLE_OFF
@@ -84,7 +84,7 @@ class Receiver(asyncio.Protocol):
         """The answer is whole."""
         raise NotImplementedError
 
-    def drop(self, stream: H2Stream, error: NotProcessed | Broken | Reset) -> None:
+    def drop(self, stream: H2Stream, error: Unprocessed | Broken | Reset) -> None:
         """The stream failed."""
         raise NotImplementedError
 
@@ -215,14 +215,16 @@ class Receiver(asyncio.Protocol):
         if stream is None:
             return
         text = f"The upstream reset the stream: {h2.code_name(code)}."
-        self.drop(stream, NotProcessed(text) if code == h2.REFUSED_STREAM else Reset(text))
+        self.drop(stream, Unprocessed(text) if code == h2.REFUSED_STREAM else Reset(text))
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise h2.ConnectionFault(h2.PROTOCOL_ERROR, "SETTINGS of a stream.")
         if flags & h2.ACK:
             return
-        for key, value in h2.parse_settings(payload):
+        values = h2.parse_settings(payload)
+        self._answer(h2.SETTINGS_ACK)  # in front of DATA that the new window allows (section 6.5.3)
+        for key, value in values:
             if key == h2.MAX_CONCURRENT_STREAMS:
                 self.max_streams = min(value, self._capacity)
             elif key == h2.MAX_FRAME_SIZE:
@@ -233,7 +235,6 @@ class Receiver(asyncio.Protocol):
                 bodies = [stream.body for stream in self.streams.values() if stream.body is not None]
                 if not self.out.resize(bodies, value):
                     raise h2.ConnectionFault(h2.FLOW_CONTROL_ERROR, "A window of more than 2^31-1 bytes.")
-        self._answer(h2.SETTINGS_ACK)
         if not self.ready.done():
             self.ready.set_result(None)
         self.admit()
@@ -259,7 +260,7 @@ class Receiver(asyncio.Protocol):
         why = f"The upstream said GOAWAY ({h2.code_name(code)})."
         self.draining = True
         for stream in [stream for stream_id, stream in self.streams.items() if stream_id > last]:
-            self.drop(stream, NotProcessed(why))
+            self.drop(stream, Unprocessed(why))
         self.retire(why)
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:

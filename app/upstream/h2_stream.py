@@ -32,7 +32,7 @@ class H2Failure(Exception):
     """A stream came to nothing; the subclass says how much of it the peer may have processed."""
 
 
-class NotProcessed(H2Failure):
+class Unprocessed(H2Failure):
     """Nothing was sent, or the peer said that it processed nothing: it may be sent again."""
 
 
@@ -206,7 +206,7 @@ class H2Stream(Inbound):
     # --- what the reader asks
 
     def failure(self, error: H2Failure) -> Exception:
-        """The exception its reader gets for ``error``."""
+        """The exception its reader gets for ``error``, ready to be raised."""
         return error
 
     async def __anext__(self) -> bytes:
@@ -223,7 +223,7 @@ class H2Stream(Inbound):
                 return piece
             if self.error is not None:
                 self._finish()
-                raise self.failure(self.error) from self.error
+                raise self.failure(self.error)
             if self._whole or self._ended:
                 if not self._ended:
                     self._finish()

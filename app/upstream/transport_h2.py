@@ -10,7 +10,7 @@ Price: our own HTTP/2; hence the unit tests against another implementation and t
 
 How a failure reaches the caller (``transport_base`` has the rest):
 
-    nothing was processed             sent again once where the body is bytes, then ``NeverProcessed``
+    nothing was processed             sent again once where the body is bytes, then ``NotProcessed``
     peer speaks HTTP/1.1 only         ``NotHttp2``
     connection broke in mid-exchange  httpx.ReadError
     reset, malformed, truncated       httpx.RemoteProtocolError
@@ -38,10 +38,10 @@ from app.upstream.h2_connect import (
     trust,
 )
 from app.upstream.h2_connection import CLOSE_LIMIT_S, H2Connection
-from app.upstream.h2_stream import Broken, H2Failure, H2Stream, NotProcessed, Unsent
+from app.upstream.h2_stream import Broken, H2Failure, H2Stream, Unprocessed, Unsent
 from app.upstream.h2_upload import upload
 from app.upstream.h2_watch import Watch
-from app.upstream.transport_base import Inbound, Source, exchange, forwardable
+from app.upstream.transport_base import Inbound, NotProcessed, Source, exchange, forwardable
 from app.wire.h2_encode import RequestEncoder, UnfitHeaderError
 from app.wire.h2_frames import NO_ERROR
 
@@ -52,8 +52,12 @@ class NotHttp2(httpx.ConnectError):
     """The peer does not speak HTTP/2; nothing was sent."""
 
 
-class NeverProcessed(httpx.RemoteProtocolError):
-    """The peer processed nothing of the request, or nothing was sent: it may be sent again."""
+_RAISED: tuple[tuple[type[H2Failure], type[httpx.TransportError]], ...] = (
+    (Unprocessed, NotProcessed),
+    (Unsent, httpx.WriteError),
+    (Broken, httpx.ReadError),
+    (H2Failure, httpx.RemoteProtocolError),
+)
 
 
 class H2Inbound(H2Stream):
@@ -66,14 +70,13 @@ class H2Inbound(H2Stream):
         self.source: Source | None = None
 
     def failure(self, error: H2Failure) -> Exception:
-        """The httpx exception for ``error``."""
-        text = str(error)
-        if isinstance(error, NotProcessed):
-            return NeverProcessed(text)
-        if isinstance(error, Unsent):
-            failed = self.source.failed if self.source is not None else None
-            return failed if failed is not None else httpx.WriteError(text)
-        return httpx.ReadError(text) if isinstance(error, Broken) else httpx.RemoteProtocolError(text)
+        """The httpx exception for ``error``; an upload's own failure as it was."""
+        if isinstance(error, Unsent) and self.source is not None and self.source.failed is not None:
+            return self.source.failed
+        kind = next(theirs for ours, theirs in _RAISED if isinstance(error, ours))
+        raised = kind(str(error))
+        raised.__cause__ = error
+        return raised
 
 
 class H2Transport(httpx.AsyncBaseTransport):
@@ -242,7 +245,7 @@ class H2Transport(httpx.AsyncBaseTransport):
             raise httpx.LocalProtocolError("The request is for another origin.")
         try:
             return await self._try(outbound)
-        except NeverProcessed:
+        except NotProcessed:
             if not isinstance(outbound.body, bytes) or self._shut:
                 raise
         return await self._try(outbound)
@@ -272,7 +275,7 @@ class H2Transport(httpx.AsyncBaseTransport):
             raise
         if not stream.status:
             error = stream.error or Broken("No answer.")
-            raise stream.failure(error) from error
+            raise stream.failure(error)
         return stream
 
     def _block(self, outbound: Outbound) -> bytes:
@@ -306,4 +309,4 @@ class H2Transport(httpx.AsyncBaseTransport):
             await asyncio.wait([connection.gone for connection in connections], timeout=2 * CLOSE_LIMIT_S)
 
 
-__all__ = ["H2Inbound", "H2Transport", "NeverProcessed", "NotHttp2", "trust"]
+__all__ = ["H2Inbound", "H2Transport", "NotHttp2", "NotProcessed", "trust"]
