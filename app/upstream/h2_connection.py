@@ -71,6 +71,10 @@ class H2Connection(Receiver):
         self._transport = transport
         self.out.attach(transport)
 
+    def eof_received(self) -> None:
+        """The peer sends no more: no new streams; the transport closes itself."""
+        self.draining = True
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""
         self._end(f"{type(exc).__name__}: {exc}" if exc else "The peer closed the connection.")

@@ -108,8 +108,8 @@ class Outbox:
         """Send what was pushed."""
         self._scheduled = False
         transport = self._transport
-        if transport is None or self.shut or not self._frames:
-            return
+        if transport is None or self.shut or not self._frames or transport.is_closing():
+            return  # what a closing transport would swallow counts as unsent
         data = b"".join(self._frames)
         self._frames.clear()
         self.sent_id = self.opened_id

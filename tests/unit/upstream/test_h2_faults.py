@@ -33,6 +33,9 @@ class Wire(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += bytes(data)
 
+    def is_closing(self) -> bool:
+        return bool(self.closed)
+
     def close(self) -> None:
         self.closed = self.closed or "close"
 

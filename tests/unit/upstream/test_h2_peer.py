@@ -36,6 +36,9 @@ class Wire(asyncio.Transport):
         assert not self.closed
         self.writes.append(bytes(data))
 
+    def is_closing(self) -> bool:
+        return bool(self.closed)
+
     def close(self) -> None:
         self.closed = self.closed or "close"
 
@@ -408,6 +411,23 @@ def test_a_lost_connection_knows_what_was_sent() -> None:
         pair.ours.connection_lost(None)
         await asyncio.sleep(0)
         assert len(pair.closed) == 1
+
+    run(work)
+
+
+def test_what_a_closing_transport_swallows_was_never_sent() -> None:
+    async def work() -> None:
+        pair = Pair()
+        await pair.turn()
+        pair.wire.closed = "by the peer"
+        swallowed = pair.open()
+        await asyncio.sleep(0)
+        pair.ours.connection_lost(None)
+        assert isinstance(swallowed.error, Unprocessed)
+        other = Pair()
+        assert other.ours.usable
+        other.ours.eof_received()
+        assert not other.ours.usable
 
     run(work)
 
