@@ -178,6 +178,16 @@ class Source:
         self.failed: httpx.TransportError | None = None
         self.cause: BaseException | None = None
 
+    def __enter__(self) -> None:
+        """Whatever the source raises comes out as a WriteError, remembered for the caller."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, StopAsyncIteration | asyncio.CancelledError | GeneratorExit):
+            return
+        self.cause = error
+        self.failed = httpx.WriteError("The upload's source failed; the request was aborted.")
+        raise self.failed from error
+
     def watch(self, stuck: Callable[[], object]) -> None:
         """Call ``stuck`` when a piece is not taken in ``write_timeout_s`` (the next one is not asked for)."""
         self._stuck = stuck
@@ -201,14 +211,8 @@ class Source:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        try:
+        with self:
             piece = await self._body.__anext__()
-        except (StopAsyncIteration, asyncio.CancelledError):
-            raise
-        except BaseException as error:
-            self.cause = error
-            self.failed = httpx.WriteError("The upload's source failed; the request was aborted.")
-            raise self.failed from error
         if self._stuck is not None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._too_slow)
         return piece

@@ -12,7 +12,6 @@ Runs on: loop.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import ssl
 import time
@@ -22,18 +21,19 @@ from typing import Any
 import h2.errors
 import h2.events
 import h2.exceptions
+import hpack.hpack
+import hpack.table
 import httpcore
 import httpx
+from httpcore._async import connection, http2, http11
 
 from app.exchange import Outbound
 from app.upstream.transport_base import Inbound, NotProcessed, OnceSource, Pairs, Source, exchange, forwardable
 from app.upstream.transport_reset import ResettingPool
 from app.upstream.transport_streams import Backend
 
-for _name in ("connection", "http11", "http2", "proxy", "socks"):
-    logging.getLogger(f"httpcore.{_name}").disabled = True
-for _name in ("httpx", "hpack", "h2", "hpack.hpack", "hpack.table"):
-    logging.getLogger(_name).disabled = True
+for _logger in (connection.logger, http11.logger, http2.logger, hpack.hpack.log, hpack.table.log):
+    _logger.disabled = True
 
 _MAP: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (httpcore.ConnectTimeout, httpx.ConnectTimeout),

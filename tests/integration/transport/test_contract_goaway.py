@@ -26,7 +26,7 @@ def test_goaway_in_the_middle_loses_nothing(lab: Any, run: Any, read: Read, stre
             async def one(model: str) -> bytes:
                 return await read(await pool.send(lab.message(model, stream=streaming), streaming=streaming))
 
-            for _ in range(3):
+            for _ in range(2):
                 model = "stream-20x20ms" if streaming else "json-400ms"
                 siblings = [asyncio.create_task(one(model)) for _ in range(8)]
                 await asyncio.sleep(0.15)
