@@ -340,10 +340,8 @@ def fork() -> Seen:
         os.write(write, json.dumps(told).encode())
         os._exit(0)
     os.close(write)
-    child = b""
-    while more := os.read(read, 4096):
-        child += more
-    _, status = os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)  # before the read, which would block the whole hub under gevent
+    child = os.read(read, 4096)
     return {
         "child": json.loads(child),
         "status": status,

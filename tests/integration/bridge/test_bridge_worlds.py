@@ -137,10 +137,7 @@ def test_what_fails_on_the_loop_is_told_as_data(world: str) -> None:
     ]
 
 
-FORK_HANGS = pytest.mark.xfail(strict=True, reason="fork right after an exchange under gevent: not understood yet")
-
-
-@pytest.mark.parametrize("world", ["plain", *(pytest.param(w, marks=FORK_HANGS) for w in PATCHED)])
+@pytest.mark.parametrize("world", WORLDS)
 def test_a_forked_child_gets_a_loop_of_its_own(world: str) -> None:
     seen = play(world, "fork", limit_s=15.0)
     assert seen["child"] == {"body": "child", "own": True, "pid": True}
