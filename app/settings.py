@@ -124,8 +124,10 @@ class Settings(BaseModel):
     )
 
     # connections
-    upstream_transport: Literal["auto", "reqwest", "httpcore"] = setting(
-        "UPSTREAM_TRANSPORT", "auto", "HTTP client towards the upstream; auto takes reqwest where it is installed."
+    upstream_transport: Literal["auto", "h2", "reqwest", "httpcore"] = setting(
+        "UPSTREAM_TRANSPORT",
+        "auto",
+        "Client towards the upstream: our own HTTP/2 (auto, over TLS), the Rust one, or httpcore.",
     )
     anthropic_max_connections: int = count(
         "ANTHROPIC_MAX_CONNECTIONS", 200, 1, 10_000, "Most connections to Anthropic per worker.", "connections"

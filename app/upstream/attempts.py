@@ -77,8 +77,8 @@ class Attempts:
             error = before_head(exc)
             self._note(error.slug, began)
             raise error from exc
-        self._note(str(inbound.status), began)
+        self._note(str(inbound.status), began, inbound.connection)
         return inbound
 
-    def _note(self, outcome: str, began: float) -> None:
-        self.made.append(Attempt(outcome, (time.monotonic() - began) * 1000.0))
+    def _note(self, outcome: str, began: float, connection: str = "") -> None:
+        self.made.append(Attempt(outcome, (time.monotonic() - began) * 1000.0, connection))

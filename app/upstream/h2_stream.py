@@ -89,13 +89,7 @@ class H2Stream(Inbound):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, method: str) -> None:
-        self.status = 0
-        self.headers: list[Pair] = []
-        self.http_version = "HTTP/2"
-        self.connection = ""
-        self._closed = False
-        self._ended = False
-        self._slot = None
+        super().__init__(0, [], "HTTP/2")
         self._loop = loop
         self._home: Home | None = None
         self._no_body = method == "HEAD"

@@ -13,8 +13,9 @@ that a cold burst of 100 opens one connection and not 100 (facts 10). Filling is
 A lane with a stalled stream takes no new one while there is another way: hyper's connection window (5 MiB) is
 shared, and a few stalled readers use it up (B24).
 
-If the peer allows fewer streams than ``streams_per_connection``, the surplus waits inside hyper, which opens
-further connections by itself up to the client's own cap.
+A stalled reader on our own HTTP/2 client holds back nobody (its windows are exact), so it is not counted there.
+If the peer allows fewer streams than ``streams_per_connection``, our own client's lanes know it (``limit``); with
+the Rust client the surplus waits inside hyper, which opens further connections up to the client's own cap.
 Pure.
 """
 
@@ -26,6 +27,7 @@ from typing import Literal
 
 Kind = Literal["h2", "h1", "exact"]
 State = Literal["cold", "opening", "open"]
+NO_LIMIT = 1 << 31
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,7 @@ class Lane:
         state: See the module's drawing.
         in_flight: Slots taken, those that wait for the connection included.
         stalled: Slots whose reader takes nothing at the moment.
+        limit: Streams the peer lets this lane's connection carry at a time, where that is known.
         idle_since: Instant (monotonic s) at which the last slot was given back.
     """
 
@@ -47,6 +50,7 @@ class Lane:
     in_flight: int = 0
     stalled: int = 0
     idle_since: float = 0.0
+    limit: int = NO_LIMIT
 
     @property
     def connections(self) -> int:
@@ -108,7 +112,7 @@ def _choose_h2(lanes: Sequence[Lane], rules: Rules) -> Decision:
     used = 0
     for lane in lanes:
         used += lane.connections
-        if lane.kind != "h2" or lane.in_flight >= rules.streams_per_connection:
+        if lane.kind != "h2" or lane.in_flight >= min(rules.streams_per_connection, lane.limit):
             continue
         if not lane.stalled:
             return Use(lane)

@@ -3,16 +3,13 @@
     send ──> which kind? ──> slot of a lane (lanes.choose) ──> lane's connection up? ──> transport.send
                                └ none free: wait in line, at most pool_timeout_s
 
-The Rust client carries everything it can carry byte for byte; httpcore carries the rest (``transport_exact``), or
-everything where it is chosen. File downloads go over HTTP/1.1: there every body has its own TCP window, so a slow
-reader holds back its own file only.
+Over TLS our own HTTP/2 client (``transport_h2``) carries everything, one connection a lane, until the peer turns
+out not to speak HTTP/2. Otherwise the Rust client carries what it can carry byte for byte and httpcore the rest
+(``transport_exact``), or everything where it is chosen. There, file downloads go over HTTP/1.1: every body has its
+own TCP window, so a slow reader holds back its own file only.
 
-How connections are counted: httpcore's by its trace events; pyqwest's by the process's own sockets
-(``sockets``), looked at when a lane was cold, when a request found fewer connections than it needs, every
-0.5 s while something is open, and whenever ``stats`` is asked. One that opens and closes between two looks is
-missed.
-Every request that got as far as a connection is a miss if it opened one, else a hit; over TLS every new connection
-is a handshake. ``timeouts`` counts requests that found no slot, or no connection, in time.
+When sockets are looked at (see ``tally`` for what is counted): when a lane was cold, when a request found fewer
+connections than it needs, every 0.5 s while something is open, and whenever ``stats`` is asked.
 Runs on: loop.
 """
 
@@ -22,17 +19,19 @@ import asyncio
 import collections
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import cast
 
 import httpx
 
 from app.exchange import Outbound
 from app.upstream import lanes as policy
+from app.upstream.h2_connect import Opened
 from app.upstream.lanes import Kind, Lane, Open, Rules, Use
 from app.upstream.sockets import give_mark, take_mark
+from app.upstream.tally import PoolStats, Tally
 from app.upstream.transport_base import Inbound
 from app.upstream.transport_exact import exact_only
+from app.upstream.transport_h2 import H2Transport, NotHttp2
 from app.upstream.transport_lane import Census, Events, Gate, LiveLane
 from app.upstream.transport_make import Maker, PoolOptions
 
@@ -41,40 +40,6 @@ __all__ = ["Events", "Pool", "PoolOptions", "PoolStats"]
 TICK_S = 0.5
 RECHECK_S = 0.02
 WARM_UP_TARGET = "/"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStats:
-    """Connection figures; None where they cannot be known (the Rust client, elsewhere than on Linux).
-
-    Attributes:
-        transport: ``reqwest`` or ``httpcore``; ``why`` says how it was chosen.
-        http_version: Of the last answer on an HTTP/2-capable lane; empty before the first.
-        requests: Requests that got as far as a connection (``hits + misses``, unless connections went unused).
-        hits: Requests that found a connection.
-        misses: Connections opened.
-        handshakes: TLS handshakes.
-        timeouts: Requests without a slot, or without a connection, in time.
-        open_connections: Open now.
-        lanes: Lanes now.
-        in_flight: Slots taken now.
-        stalled: Streams whose reader takes nothing now.
-        waiting: Requests in line for a slot.
-    """
-
-    transport: str
-    why: str
-    http_version: str
-    requests: int
-    hits: int | None
-    misses: int | None
-    handshakes: int | None
-    timeouts: int
-    open_connections: int | None
-    lanes: int
-    in_flight: int
-    stalled: int
-    waiting: int
 
 
 class _Slot:
@@ -89,7 +54,7 @@ class _Slot:
 
     def stalled(self, waiting: bool) -> None:
         """Count the lane's stalled streams."""
-        if waiting != self._stalled:
+        if waiting != self._stalled and not self._lane.own:
             self._stalled = waiting
             self._lane.stalled += 1 if waiting else -1
 
@@ -122,7 +87,8 @@ class Pool:
         )
         self._lanes: list[LiveLane] = []
         self._line: collections.deque[tuple[Kind, asyncio.Future[LiveLane]]] = collections.deque()
-        self._number = self._requests = self._timeouts = 0
+        self._number = 0
+        self._tally = Tally()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._closed = False
@@ -143,6 +109,9 @@ class Pool:
         lane, opener = await self._ready(self._kind(outbound, streaming, download))
         try:
             inbound = await lane.transport.send(outbound)
+        except NotHttp2:
+            self._give_up_http2(lane)
+            return await self.send(outbound, streaming=streaming, download=download)
         except BaseException as error:
             self._failed(lane, opener, error)
             self.give(lane)
@@ -152,7 +121,9 @@ class Pool:
         return inbound
 
     async def warm_up(self) -> tuple[bool, float]:
-        """Open what the first requests will need by a ``HEAD /`` without credentials; never raises.
+        """Open what the first requests will need; never raises.
+
+        Our own client only connects; the others need a request for that, a ``HEAD /`` without credentials.
 
         Returns:
             Whether it is there, and the milliseconds it took.
@@ -161,6 +132,8 @@ class Pool:
         outbound = Outbound("HEAD", self.options.origin, WARM_UP_TARGET, (("accept", "*/*"),), b"")
         try:
             async with asyncio.timeout(2 * self.options.connect_timeout_s):
+                if await self._connected():
+                    return True, (time.monotonic() - started) * 1000.0
                 await _drain(await self.send(outbound, streaming=False))
                 if self._make.name == "httpcore" and self._http_version == "HTTP/2":
                     await _drain(await self.send(outbound, streaming=True))
@@ -168,6 +141,30 @@ class Pool:
             self._tell("warm_up_failed", error=f"{type(error).__name__}: {error}")
             return False, (time.monotonic() - started) * 1000.0
         return True, (time.monotonic() - started) * 1000.0
+
+    async def _connected(self) -> bool:
+        """A lane of our own HTTP/2 client with its connection up; False where HTTP/2 is not carried by it."""
+        if not self._make.own("h2") or self._http_version == "HTTP/1.1":
+            return False
+        lane = self._take("h2") or await self._stand_in_line("h2")
+        try:
+            await cast(H2Transport, lane.transport).connect()
+        except NotHttp2:
+            self._give_up_http2(lane)
+            return False
+        except BaseException:
+            self.give(lane)
+            raise
+        self._http_version = "HTTP/2"
+        self.give(lane)
+        return True
+
+    def _give_up_http2(self, lane: LiveLane) -> None:
+        """The peer speaks HTTP/1.1 only: nothing was sent; from now on requests go that way."""
+        if self._http_version != "HTTP/1.1":
+            self._http_version = "HTTP/1.1"
+            self._tell("http2_refused")
+        self.give(lane)
 
     async def close(self) -> None:
         """Close every lane; streams in flight end with an error. Safe to call twice."""
@@ -185,28 +182,14 @@ class Pool:
     def stats(self) -> PoolStats:
         """The figures as of now; looks at the sockets."""
         self._census.look(self._lanes)
-        opened = self._census.opened
-        known = self._census.supported or self._make.name == "httpcore"
-        return PoolStats(
-            transport=self._make.name,
-            why=self._make.why,
-            http_version=self._http_version,
-            requests=self._requests,
-            hits=max(0, self._requests - opened) if known else None,
-            misses=opened if known else None,
-            handshakes=self._census.handshakes if known else None,
-            timeouts=self._timeouts,
-            open_connections=sum(lane.seen for lane in self._lanes) if known else None,
-            lanes=len(self._lanes),
-            in_flight=sum(lane.in_flight for lane in self._lanes),
-            stalled=sum(lane.stalled for lane in self._lanes),
-            waiting=len(self._line),
-        )
+        return self._tally.stats(self._make, self._http_version, self._census, self._lanes, len(self._line))
 
     # --- slots
 
     def _kind(self, outbound: Outbound, streaming: bool, download: bool) -> Kind:
         http1 = self._http_version == "HTTP/1.1"
+        if self._make.own("h2") and not http1:
+            return "h2"
         if self._make.name == "httpcore":
             return "h1" if http1 or streaming or download else "h2"
         if exact_only(outbound, self._http_version != "HTTP/2" or download):
@@ -267,7 +250,7 @@ class Pool:
                 return await waiter
         except TimeoutError:
             self._leave_line(entry)
-            self._timeouts += 1
+            self._tally.timeouts += 1
             self._tell("pool_timeout", waited_s=self.options.pool_timeout_s)
             raise httpx.PoolTimeout("No upstream connection became free in time.") from None
         except asyncio.CancelledError:
@@ -305,7 +288,9 @@ class Pool:
 
     def _open(self, kind: Kind) -> LiveLane:
         self._number += 1
-        if self._make.rust(kind):
+        if self._make.own(kind):
+            lane = self._own_lane()
+        elif self._make.rust(kind):
             mark = take_mark()
             lane = LiveLane(self._number, kind, self._make.reqwest(kind, mark), mark, None)
         else:
@@ -314,6 +299,18 @@ class Pool:
         self._lanes.append(lane)
         if self._ticker is None or self._ticker.done():
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        return lane
+
+    def _own_lane(self) -> LiveLane:
+        client = self._make.h2()
+        lane = LiveLane(self._number, "h2", client, 0, lambda: client.connections)
+        lane.own = True
+
+        def opened(how: Opened) -> None:
+            lane.limit = client.capacity
+            self._census.on_opened(how.connect_ms + how.tls_ms, True)
+
+        client.on_opened(opened)
         return lane
 
     def _retire(self, lane: Lane) -> None:
@@ -347,7 +344,8 @@ class Pool:
     # --- what came of a request
 
     def _answered(self, lane: LiveLane, opener: bool, inbound: Inbound) -> None:
-        self._requests += 1
+        self._tally.requests += 1
+        self._tally.new += inbound.connection == "new"
         if lane.kind == "h2":
             self._http_version = inbound.http_version
             if inbound.http_version == "HTTP/1.1":
@@ -356,6 +354,7 @@ class Pool:
             if opener or lane.seen < lane.connections:
                 self._census.look(self._lanes)
             inbound.connection = "new" if lane.unclaimed else "reused"
+            self._tally.new += lane.unclaimed > 0
             lane.unclaimed = 0 if lane.kind == "h2" else max(0, lane.unclaimed - 1)
         if opener:
             if lane.state == "opening":
@@ -365,9 +364,9 @@ class Pool:
     def _failed(self, lane: LiveLane, opener: bool, error: BaseException) -> None:
         refused = error if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
         if refused is None:
-            self._requests += 1
+            self._tally.requests += 1
         else:
-            self._timeouts += isinstance(refused, httpx.ConnectTimeout)
+            self._tally.timeouts += isinstance(refused, httpx.ConnectTimeout)
             self._tell("connect_failed", error=f"{type(refused).__name__}: {refused}")
         if not lane.mark or lane.kind != "h2":
             return

@@ -160,6 +160,10 @@ class H2Transport(httpx.AsyncBaseTransport):
         """Connections that are open: the one that takes streams, and those that only finish theirs."""
         return len(self._leaving) + (self._connection is not None)
 
+    def on_opened(self, tell: Callable[[Opened], None]) -> None:
+        """Call ``tell`` with the figures of every connection opened from now on."""
+        self._tell_opened = tell
+
     async def connect(self) -> None:
         """Open the connection unless it is open; nothing is sent on it but the preface.
 
@@ -169,6 +173,7 @@ class H2Transport(httpx.AsyncBaseTransport):
             httpx.ConnectError: Anything else; the text says what.
         """
         await self._connected()
+        self._fresh = False
 
     # --- connections
 

@@ -38,12 +38,13 @@ class LiveLane(Lane):
     Attributes:
         transport: The client.
         count: Tells its open connections; None where they are told by ``mark``.
+        own: Its client is our own HTTP/2 one.
         mark: The keep-alive interval its sockets carry; 0 for httpcore.
         seen: Open connections at the last look.
         unclaimed: New connections that no request has been told of.
     """
 
-    __slots__ = ("_gate", "_watched", "count", "mark", "seen", "transport", "unclaimed")
+    __slots__ = ("_gate", "_watched", "count", "mark", "own", "seen", "transport", "unclaimed")
 
     def __init__(
         self, number: int, kind: Kind, transport: Transport, mark: int, count: Callable[[], int] | None
@@ -51,6 +52,7 @@ class LiveLane(Lane):
         super().__init__(number, kind)
         self.transport = transport
         self.mark = mark
+        self.own = False
         self.count = count
         self.seen = 0
         self.unclaimed = 0

@@ -12,6 +12,8 @@ from typing import Literal
 
 from app.upstream.lanes import Kind
 from app.upstream.transport_base import Transport
+from app.upstream.transport_h2 import H2Transport
+from app.upstream.transport_h2 import trust as h2_trust
 from app.upstream.transport_httpcore import HttpcoreTransport, Opened, trust
 
 HTTPCORE_H2_CONNECTIONS = 2
@@ -37,7 +39,7 @@ class PoolOptions:
     """
 
     origin: str
-    transport: Literal["auto", "reqwest", "httpcore"] = "auto"
+    transport: Literal["auto", "h2", "reqwest", "httpcore"] = "auto"
     max_connections: int = 200
     max_keepalive: int = 100
     keepalive_expiry_s: float = 30.0
@@ -53,18 +55,38 @@ class Maker:
     """Makes clients for one pool; trust stores are read once.
 
     Attributes:
-        name: ``reqwest`` or ``httpcore``.
+        name: ``h2``, ``reqwest`` or ``httpcore``: what carries HTTP/2. HTTP/1.1 is carried by the Rust client
+            where it is installed (and httpcore was not chosen), else by httpcore.
         why: Why this one.
     """
 
     def __init__(self, options: PoolOptions) -> None:
         self._options = options
         self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._h2_context: ssl.SSLContext | None = None
         self.name, self.why = _choice(options)
+
+    def own(self, kind: Kind) -> bool:
+        """Whether a lane of this kind runs on Penstock's own HTTP/2 client."""
+        return self.name == "h2" and kind == "h2"
 
     def rust(self, kind: Kind) -> bool:
         """Whether a lane of this kind runs on the Rust client."""
-        return self.name == "reqwest" and kind != "exact"
+        return self.name != "httpcore" and kind != "exact" and not self.own(kind) and _rust_installed()
+
+    def h2(self) -> H2Transport:
+        """One of our own HTTP/2 clients: one connection at a time."""
+        options = self._options
+        if self._h2_context is None:
+            self._h2_context = h2_trust(options.ca_pem)
+        return H2Transport(
+            options.origin,
+            context=self._h2_context,
+            max_streams=options.streams_per_connection,
+            keepalive_expiry_s=options.keepalive_expiry_s,
+            connect_timeout_s=options.connect_timeout_s,
+            write_timeout_s=options.write_timeout_s,
+        )
 
     def httpcore(self, kind: Kind, opened: Opened) -> HttpcoreTransport:
         """An httpcore client; ``opened`` is told of every connection."""
@@ -100,9 +122,15 @@ class Maker:
         )
 
 
+def _rust_installed() -> bool:
+    return importlib.util.find_spec("pyqwest") is not None
+
+
 def _choice(options: PoolOptions) -> tuple[str, str]:
     if options.transport != "auto":
         return options.transport, "chosen by UPSTREAM_TRANSPORT"
-    if importlib.util.find_spec("pyqwest") is not None:
-        return "reqwest", "auto: pyqwest is installed"
-    return "httpcore", "auto: pyqwest is not installed"
+    if options.http2 and options.origin.startswith("https"):
+        return "h2", "auto: HTTP/2 over TLS"
+    if _rust_installed():
+        return "reqwest", "auto: HTTP/1.1, and pyqwest is installed"
+    return "httpcore", "auto: HTTP/1.1, and pyqwest is not installed"
