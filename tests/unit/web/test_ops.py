@@ -66,7 +66,7 @@ def test_b5_an_unreachable_upstream_is_not_ready_until_it_is_back(
     monkeypatch.setattr(Pool, "warm_up", warm_up)
     client = app.test_client()
     upstream.fails = httpx.ConnectError("refused")
-    assert client.get("/v1/x").status_code == 502
+    assert client.get("/v1/x", buffered=True).status_code == 502
     assert client.get("/ready").status_code == 503
     assert client.get("/ready").status_code == 200
 
@@ -74,15 +74,15 @@ def test_b5_an_unreachable_upstream_is_not_ready_until_it_is_back(
 def test_b5_an_answer_is_proof_that_the_upstream_is_back(app: Flask, upstream: Upstream) -> None:
     client = app.test_client()
     upstream.fails = httpx.ConnectError("refused")
-    client.get("/v1/x")
+    client.get("/v1/x", buffered=True)
     upstream.fails = None
-    client.get("/v1/x")
+    client.get("/v1/x", buffered=True)
     assert client.get("/ready").status_code == 200
 
 
 def test_b5_the_adapters_metrics_have_their_exact_shape(app: Flask, upstream: Upstream) -> None:
     client = app.test_client()
-    client.get("/v1/x")
+    client.get("/v1/x", buffered=True)
     told = client.get("/anthropic/metrics").json
     assert told is not None
     assert set(told) == {"timestamp", "adapter_metrics", "router_metrics"}
