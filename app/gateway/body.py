@@ -154,8 +154,9 @@ class EventStream:
         self._rules = rules
         self._request_id = request_id
         self._rest = b""
-        self._last = b""
+        self._over = False
         self._torn = False
+        self._tail = b""
         self._inflate: Callable[[bytes], bytes] | None = None
 
     def events(self) -> Ending:
@@ -231,18 +232,19 @@ class EventStream:
                 raise StreamBroken("The upstream's coded stream is damaged.") from exc
         if self._rest:
             data = self._rest + data
-        end = sse.complete(data)
+        end = max(0, sse.complete(self._tail + data) - len(self._tail))
         self._torn = self._torn and end == 0
         if end == 0 and (self._torn or len(data) > HOLD_LIMIT_BYTES):
             self._torn, end = True, len(data)
+        self._tail = data[-3:] if self._torn else b""  # a boundary may be cut between its line ends
         whole = data if end == len(data) else data[:end]
         self._rest = data[end:]
-        if whole:
-            self._last = whole
+        if not self._over and (b"message_stop" in whole or b"error" in whole or b"[DONE]" in whole):
+            self._over = _TERMINAL.search(whole) is not None
         return whole
 
     def _terminate(self, error: GatewayError) -> Ending:
-        if _TERMINAL.search(self._last):  # the stream had said its last word before the connection broke
+        if self._over:  # the stream had said its last word before the connection broke
             return None
         kind = "overloaded_error" if isinstance(error, Draining) else "api_error"
         event = sse.error_event(kind, error.message, self._request_id)
@@ -259,7 +261,7 @@ class EventStream:
         error = StreamBroken(f"The upstream answered status {reply.status}.")
         try:
             event = sse.error_event_from(self._inflate(body) if self._inflate is not None else body)
-        except (ValueError, zlib.error):
+        except (ValueError, RecursionError, zlib.error):
             event = sse.error_event("api_error", error.message, self._request_id)
         yield event
         return error

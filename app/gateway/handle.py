@@ -124,6 +124,9 @@ class Gateway:
         except GatewayError as exc:
             account.settle(exc, isinstance(exc, ClientGone), 0)
             raise
+        except BaseException:
+            account.settle(GatewayError(), False, 0)
+            raise
 
     def refuse(self, exchange: Exchange, error: GatewayError) -> None:
         """Record an exchange that ended before it could be handled."""
@@ -232,7 +235,7 @@ def asks_for_stream(body: bytes) -> bool:
     """Whether a JSON body says ``"stream": true`` at its top level. Parses it; only for requests already slow."""
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(parsed, dict) and parsed.get("stream") is True
 

@@ -131,9 +131,6 @@ def test_b22_a_word_about_the_end_is_not_the_end() -> None:
     assert terminal(played(talk, BROKE)[0])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="EventStream forgets the stream's last word once anything, a ping for one, follows it"
-)
 def test_b22_nothing_follows_the_last_word_and_a_comment() -> None:
     assert played(START, STOP, b": bye\n\n", BROKE) == (START + STOP + b": bye\n\n", None)
 
@@ -199,7 +196,6 @@ def test_b22_death_inside_a_torn_event_closes_it_first() -> None:
     assert terminal(out)
 
 
-@pytest.mark.xfail(strict=True, reason="a boundary cut between its two line ends is not seen after a torn event")
 def test_b22_the_end_of_a_torn_event_is_seen_wherever_it_is_cut() -> None:
     giant = b"data: " + b"x" * HOLD_LIMIT_BYTES + b"\n"
     out, _ = played(giant, b"\n" + HALF, BROKE)
@@ -240,9 +236,6 @@ def test_b23_a_refusal_that_is_no_error_object_is_an_api_error(body: bytes) -> N
     assert error is not None
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RecursionError, reason="a deeply nested error body escapes as RecursionError"
-)
 def test_b23_a_refusal_nested_too_deeply_is_an_api_error() -> None:
     assert terminal(early(reply(502, False), steps=(b"[" * 60_000,))[0])
 

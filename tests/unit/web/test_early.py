@@ -86,10 +86,6 @@ def test_only_true_asks(body: bytes, asked: bool) -> None:
     assert asks_for_stream(body) is asked
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="asks_for_stream: RecursionError on deep nesting; the account is not settled, in_flight leaks",
-)
 def test_a_deeply_nested_body_leaks_nothing(app: Flask) -> None:
     assembly: Assembly = app.extensions["penstock"]
     answer = app.test_client().post("/v1/messages", data=b"[" * 100_000, buffered=True)
