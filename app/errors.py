@@ -29,6 +29,7 @@ class GatewayError(Exception):
         retry_after_s: Seconds for ``retry-after``; None leaves the header out.
         should_retry: Told to SDKs as ``x-should-retry``; None leaves the header out.
         message: One sentence that names what was wrong and what is allowed. Never carries a secret.
+        attempts: The tries (``exchange.Attempt``) that had been made when this ended an exchange.
     """
 
     status: ClassVar[int] = 500
@@ -40,6 +41,7 @@ class GatewayError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message or self.default
+        self.attempts: tuple[object, ...] = ()
         super().__init__(self.message)
 
 

@@ -173,7 +173,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
     for path, endpoint, view in assembly.ops.routes(assembly.settings.enable_metrics_endpoint):
         app.add_url_rule(path, endpoint, view)
-    for path in ("/v1/<path:rest>", "/anthropic/<path:rest>"):
+    for path in ("/v1/<penstock_rest:rest>", "/anthropic/<penstock_rest:rest>"):
         add_rule(app.url_map, path, "native")
     app.view_functions["native"] = assembly.proxy.native
 

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 from app.bridge.call import Bridge, Crossing
 from app.bridge.loop import BackgroundLoop
 from app.errors import ClientGone, DeadlinePassed, Draining, GatewayError
-from app.exchange import Exchange, Headers, Plan, Record, Reply
+from app.exchange import Attempt, Exchange, Headers, Plan, Record, Reply
 from app.gateway.body import Body, BodyRules, EventStream, Watch, plain
 from app.gateway.life import Life
 from app.gateway.plan import Rules, make_plan, model_of
@@ -299,7 +299,7 @@ class _Account:
             response_bytes=sent_bytes,
             stream=reply is not None and reply.stream,
             http_version=reply.http_version if reply else "",
-            attempts=reply.attempts if reply else (),
+            attempts=reply.attempts if reply else cast("tuple[Attempt, ...]", error.attempts if error else ()),
             credential=self.credential,
             queue_ms=0.0 if reply else None,
             upstream_head_ms=(reply.head_at - reply.sent_at) * 1000.0 if reply else None,

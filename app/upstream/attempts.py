@@ -76,9 +76,17 @@ class Attempts:
         except httpx.TransportError as exc:
             error = before_head(exc)
             self._note(error.slug, began)
+            error.attempts = tuple(self.made)
             raise error from exc
         self._note(str(inbound.status), began, inbound.connection)
         return inbound
+
+    def out_of_time(self) -> DeadlinePassed:
+        """The deadline struck while the last try was under way."""
+        error = DeadlinePassed()
+        self._note(error.slug, self.sent_at)
+        error.attempts = tuple(self.made)
+        return error
 
     def _note(self, outcome: str, began: float, connection: str = "") -> None:
         self.made.append(Attempt(outcome, (time.monotonic() - began) * 1000.0, connection))

@@ -18,7 +18,7 @@ import httpx
 from app.bridge.call import Crossing
 from app.bridge.loop import BackgroundLoop
 from app.bridge.stream import LIMIT_BYTES
-from app.errors import DeadlinePassed, StreamBroken
+from app.errors import StreamBroken
 from app.exchange import Plan, Reply
 from app.upstream.attempts import Attempts, in_body
 from app.upstream.pool import Pool, PoolStats
@@ -94,7 +94,7 @@ class Dispatcher:
                 await _relay(inbound, port, limit, silence_s)
         except TimeoutError:
             if inbound is None:
-                raise DeadlinePassed from None
+                raise attempts.out_of_time() from None
             raise StreamBroken("The upstream's answer stopped arriving in time.") from None
         except httpx.TransportError as exc:
             raise in_body(exc) from exc
@@ -119,7 +119,7 @@ def _reply(inbound: Inbound, attempts: Attempts) -> Reply:
 async def _relay(inbound: Inbound, port: Port, limit: asyncio.Timeout, silence_s: float | None) -> None:
     """Body bytes, as they come; the reader's credit slows this stream alone."""
     loop = asyncio.get_running_loop()
-    moved_at = 0.0
+    moved_at, step_s = 0.0, min(1.0, (silence_s or 0.0) / 20)
     async for chunk in inbound:
         if port.crowded:
             waited_s = await _send_slowly(inbound, port, chunk)
@@ -127,9 +127,9 @@ async def _relay(inbound: Inbound, port: Port, limit: asyncio.Timeout, silence_s
             waited_s = await port.send(chunk)
         if silence_s is not None:
             now = loop.time()
-            if now - moved_at > 1.0 or waited_s:  # moving the timer on every chunk would cost more than it tells
+            if now - moved_at > step_s or waited_s:  # moving the timer on every chunk costs more than it tells
                 moved_at = now
-                limit.reschedule(now + silence_s)
+                limit.reschedule(now + silence_s + step_s)
 
 
 async def _send_slowly(inbound: Inbound, port: Port, chunk: bytes) -> float:

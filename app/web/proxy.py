@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Response, request
-from werkzeug.routing import Map, Rule
+from werkzeug.routing import Map, PathConverter, Rule
 
 from app.errors import GatewayError, InvalidRequest, UnknownRoute
 from app.exchange import Exchange, Headers
@@ -45,6 +45,14 @@ def _process_id() -> str:
 
 _STREAM_UPLOADS_FROM_BYTES = 1 << 20
 _NATIVE = "/anthropic"
+
+
+class Rest(PathConverter):
+    """Everything that is left of a path, empty segments and decoded newlines included."""
+
+    name = "penstock_rest"
+    regex = r"[\s\S]*?"
+    part_isolating = False
 
 
 class Proxy:
@@ -213,11 +221,11 @@ def mount(blueprint: Blueprint, proxy: Proxy, catch_all: bool) -> None:
         prefix = state.url_prefix or ""
         name = f"{state.name_prefix}.{state.name}".lstrip(".")
         routes: list[tuple[str, str, Callable[..., Any]]] = [
-            ("/v1/<path:rest>", "native", proxy.native),
-            (f"{_NATIVE}/<path:rest>", "native", proxy.native),
+            ("/v1/<penstock_rest:rest>", "native", proxy.native),
+            (f"{_NATIVE}/<penstock_rest:rest>", "native", proxy.native),
         ]
         if catch_all:
-            routes += [("/<path:rest>", "unknown", proxy.unknown), ("/", "unknown", proxy.unknown)]
+            routes += [("/<penstock_rest:rest>", "unknown", proxy.unknown), ("/", "unknown", proxy.unknown)]
         for path, endpoint, view in routes:
             add_rule(state.app.url_map, prefix + path, f"{name}.{endpoint}")
             state.app.view_functions[f"{name}.{endpoint}"] = prefixed(view, prefix)
@@ -227,6 +235,7 @@ def mount(blueprint: Blueprint, proxy: Proxy, catch_all: bool) -> None:
 
 def add_rule(url_map: Map, path: str, endpoint: str) -> None:
     """One rule for all methods; ``//`` and trailing slashes are the upstream's business."""
+    url_map.converters.setdefault(Rest.name, Rest)
     url_map.add(Rule(path, endpoint=endpoint, methods=None, strict_slashes=False, merge_slashes=False))
 
 

@@ -56,6 +56,7 @@ class Keeper:
         if worker is not None and self._hooked_pid != os.getpid():
             self._hooked_pid = os.getpid()
             self._catch_term()
+            self._see_clients(worker)
             from app.web import gunicorn_answers  # gunicorn's own modules: only where gunicorn runs us
 
             gunicorn_answers.install()
@@ -93,6 +94,18 @@ class Keeper:
         """gunicorn's ``post_request``."""
         sock = getattr(request.unreader, "sock", None)
         self._busy.discard(id(sock))
+
+    def _see_clients(self, worker: Any) -> None:
+        """Know a gevent worker's connections from their accept on, not only from their first request."""
+        if type(worker).__module__ != "gunicorn.workers.ggevent":
+            return
+        handle = worker.handle
+
+        def seen(listener: Any, client: Any, address: Any) -> None:
+            self._clients.add(client)
+            handle(listener, client, address)
+
+        worker.handle = seen
 
     def _catch_term(self) -> None:
         before = signal.getsignal(signal.SIGTERM)

@@ -9,10 +9,11 @@ import pytest
 from app.simulator.options import Options
 from app.simulator.process import running
 from app.simulator.running import Running
-from tests.e2e.servers import Farm, Server
+from tests.e2e.servers import Farm, Measured, Server
 
 _TAIL = 6000
 _farms: list[Farm] = []
+_figures: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +49,22 @@ def kind(request: pytest.FixtureRequest) -> str:
 def server(farm: Farm, kind: str, simulator: Running) -> Server:
     """A gunicorn with default settings, shared."""
     return farm.shared(kind)
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    """Notes what was measured, to be shown at the end of the run."""
+
+    def note(name: str, value: object) -> None:
+        _figures.append(f"{request.node.name}: {name} {value}")
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured."""
+    for figure in _figures:
+        terminalreporter.write_line(figure)
 
 
 @pytest.hookimpl(wrapper=True)

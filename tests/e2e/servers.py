@@ -26,6 +26,8 @@ from app.simulator.running import Running
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
 STOP_S = 20.0
+Measured = Callable[[str, object], None]
+"""Notes a figure for the summary at the end of the run."""
 _LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
 
 

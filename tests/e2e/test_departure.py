@@ -5,18 +5,15 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable
 
 import pytest
 
 from app.simulator.running import Running
-from tests.e2e.servers import Server, until
+from tests.e2e.servers import Measured, Server, until
 from tests.e2e.wire import USUAL, Raw, message, opened, post, request
 
 LIMIT_S = 5.0
 """B21 says one second; a busy machine is given more, and the latencies are recorded."""
-
-Record = Callable[[str, object], None]
 
 
 def _latency(simulator: Running, left_at: float, count: int = 1) -> list[float]:
@@ -35,17 +32,17 @@ def _waiting(port: int, scenario: str, *, stream: bool) -> Raw:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
-def test_before_the_head(server: Server, simulator: Running, stream: bool, record_property: Record) -> None:
+def test_before_the_head(server: Server, simulator: Running, stream: bool, measured: Measured) -> None:
     raw = _waiting(server.port, "hang", stream=stream)
     until(lambda: simulator.stats()["open_streams"] == 1)
     left_at = time.monotonic()
     raw.close()
-    record_property("cancel_s", _latency(simulator, left_at))
+    measured("cancel_s", _latency(simulator, left_at))
     until(lambda: any(row["client_left"] for row in server.lines()))
 
 
 @pytest.mark.parametrize("scenario", ["stream-10000x20ms", "stall-3", "halfevent-3"])
-def test_after_some_events(server: Server, simulator: Running, scenario: str, record_property: Record) -> None:
+def test_after_some_events(server: Server, simulator: Running, scenario: str, measured: Measured) -> None:
     """Also when nothing more comes that could fail to be written."""
     raw, head = opened(server.port, scenario)
     got = b""
@@ -55,14 +52,14 @@ def test_after_some_events(server: Server, simulator: Running, scenario: str, re
             break
     left_at = time.monotonic()
     raw.close()
-    record_property("cancel_s", _latency(simulator, left_at))
+    measured("cancel_s", _latency(simulator, left_at))
     sent = simulator.stats()["events_sent"]
     time.sleep(0.2)
     assert simulator.stats()["events_sent"] == sent
 
 
 @pytest.mark.parametrize("scenario", ["hang", "stream-10000x20ms"])
-def test_twenty_at_once(server: Server, simulator: Running, scenario: str, record_property: Record) -> None:
+def test_twenty_at_once(server: Server, simulator: Running, scenario: str, measured: Measured) -> None:
     """None is missed, none of the others is touched."""
     stays, head = opened(server.port, "stream-60x20ms")
     raws = [_waiting(server.port, scenario, stream=True) for _ in range(20)]
@@ -72,7 +69,7 @@ def test_twenty_at_once(server: Server, simulator: Running, scenario: str, recor
         raw.close()
     until(lambda: simulator.stats()["client_aborts"] == 20, LIMIT_S, "20 aborts upstream")
     late = [abort["at_ns"] / 1e9 - left_at for abort in simulator.stats()["aborts"]]
-    record_property("cancel_s", [min(late), max(late)])
+    measured("cancel_s", [min(late), max(late)])
     with stays:
         assert stays.body(head).count(b"text_delta") == 60
     assert simulator.stats()["client_aborts"] == 20

@@ -79,7 +79,6 @@ def test_errors(server: Server, scenario: str, status: int, slug: str) -> None:
     assert (row["status"], row["slug"]) == (status, slug)
 
 
-@pytest.mark.xfail(strict=True, reason="the tries of an exchange that fails before its head are not recorded")
 def test_the_tries_of_a_failed_exchange(server: Server) -> None:
     row = _line(server, post(server.port, "refused").get("x-request-id"))
     assert [attempt["outcome"] for attempt in row["attempts"]] == ["protocol_broken"]  # type: ignore[attr-defined]

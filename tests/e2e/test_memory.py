@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from app.simulator.running import Running
-from tests.e2e.servers import Server, until
+from tests.e2e.servers import Measured, Server, until
 from tests.e2e.wire import USUAL, Raw, message, opened, request
 
 STREAMS = 2000
 BOUND_BYTES = 6 << 20
-Record = Callable[[str, object], None]
 
 
 def _streams(port: int, count: int) -> None:
@@ -28,12 +25,12 @@ def _streams(port: int, count: int) -> None:
         raw.close()
 
 
-def test_2000_streams(server: Server, simulator: Running, record_property: Record) -> None:
+def test_2000_streams(server: Server, simulator: Running, measured: Measured) -> None:
     _streams(server.port, 400)
     before = server.rss_bytes()
     _streams(server.port, STREAMS)
     grown = server.rss_bytes() - before
-    record_property("rss_mib", [before / (1 << 20), grown / (1 << 20)])
+    measured("rss_mib", [before / (1 << 20), grown / (1 << 20)])
     assert grown < BOUND_BYTES, f"{grown / STREAMS:.0f} bytes a stream"
     until(lambda: simulator.stats()["open_streams"] == 0)
     assert simulator.stats()["tls_handshakes"] <= 4

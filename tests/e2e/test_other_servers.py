@@ -60,7 +60,7 @@ def test_a_client_that_leaves(other: Server, simulator: Running) -> None:
     assert simulator.stats()["client_aborts"] == 1
 
 
-@pytest.mark.parametrize("args", ["", "--preload"], ids=["each", "preload"])
+@pytest.mark.parametrize(("kind", "args"), [("gevent", ""), ("gevent", "--preload"), ("gthread", "--preload")])
 def test_two_workers(farm: Farm, kind: str, simulator: Running, args: str) -> None:
     """Each its own loop and connections; one page of metrics for both (B41)."""
     with farm.own(kind, args=args, WEB_CONCURRENCY=2) as server:

@@ -9,7 +9,6 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from app.simulator.options import Options
 from app.simulator.process import running
 from app.simulator.running import Running
-from tests.e2e.servers import ROOT, Farm
+from tests.e2e.servers import ROOT, Farm, Measured
 from tests.e2e.wire import Raw, request
 
 RECORDED = ROOT.parent / "shared" / "fixtures" / "anthropic.jsonl"
@@ -28,7 +27,6 @@ FRAMING = {"connection", "keep-alive", "transfer-encoding", "content-length", "p
 OURS = {"x-request-id", "x-accel-buffering", "date", "server"}
 
 Row = dict[str, Any]
-Record = Callable[[str, object], None]
 
 
 def _row(status: int, headers: list[list[str]], body: bytes, asked: bytes, **more: Any) -> Row:
@@ -131,23 +129,23 @@ def _equal(farm: Farm, kind: str, rows: list[Row], path: Path) -> dict[str, list
     return found
 
 
-def _check(found: dict[str, list[bool]], rows: list[Row], record: Record) -> None:
+def _check(found: dict[str, list[bool]], rows: list[Row], measured: Measured) -> None:
     counts = {side: f"{sum(results)}/{len(rows)}" for side, results in found.items()}
-    record("equal", counts)
+    measured("equal", counts)
     unequal = {
         side: [row["id"] for row, ok in zip(rows, oks, strict=True) if not ok] for side, oks in found.items()
     }
     assert not any(unequal.values()), f"equal {counts}; not: {unequal}"
 
 
-def test_own_exchanges(farm: Farm, kind: str, tmp_path: Path, record_property: Record) -> None:
+def test_own_exchanges(farm: Farm, kind: str, tmp_path: Path, measured: Measured) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in OWN), encoding="utf-8")
-    _check(_equal(farm, kind, OWN, path), OWN, record_property)
+    _check(_equal(farm, kind, OWN, path), OWN, measured)
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recordings are not beside this checkout")
-def test_recorded_exchanges(farm: Farm, kind: str, record_property: Record) -> None:
+def test_recorded_exchanges(farm: Farm, kind: str, measured: Measured) -> None:
     rows = [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines() if line.strip()]
     assert len(rows) == 282
-    _check(_equal(farm, kind, rows, RECORDED), rows, record_property)
+    _check(_equal(farm, kind, rows, RECORDED), rows, measured)

@@ -44,7 +44,6 @@ def test_silence(impatient: Server, simulator: Running, scenario: str) -> None:
     assert simulator.stats()["open_streams"] == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the silence is measured from up to 1 s before the last bytes")
 def test_a_slow_stream_is_not_a_silent_one(impatient: Server) -> None:
     body = _body(impatient.port, "stream-4x400ms")
     assert body.count(b"text_delta") == 4
