@@ -36,7 +36,10 @@ def _serves_on(server: Server, reason: str) -> None:
                 break
 
 
-@pytest.mark.parametrize(("how", "reason"), [("stop", "loop_dead"), ("wedge", "loop_wedged")])
+@pytest.mark.parametrize(
+    ("kind", "how", "reason"),
+    [("gevent", "stop", "loop_dead"), ("gthread", "stop", "loop_dead"), ("gevent", "wedge", "loop_wedged")],
+)
 def test_requests_are_served_on(farm: Farm, kind: str, simulator: Running, how: str, reason: str) -> None:
     with farm.own(kind, app=APP, ROUTER_THREAD_POOL_SIZE=2) as server:
         assert post(server.port, "json-0ms").status == 200

@@ -129,7 +129,7 @@ def test_connections_without_a_request_do_not_hold_the_worker(farm: Farm, kind: 
     assert took < (2 if kind == "gevent" else 7)
 
 
-@pytest.mark.parametrize("number", [2, 3], ids=["SIGINT", "SIGQUIT"])
+@pytest.mark.parametrize(("kind", "number"), [("gevent", 2), ("gthread", 3)], ids=["SIGINT", "SIGQUIT"])
 def test_a_quick_stop_is_quick(farm: Farm, kind: str, simulator: Running, number: int) -> None:
     with farm.own(kind, DRAIN_TIMEOUT=20) as server:
         raw, _ = opened(server.port, "stall-1")
