@@ -131,6 +131,9 @@ async def _open(
         await connection.ready
         if connection.ended:
             raise ConnectionResetError(connection.why)
+    except NoHttp2Error:
+        (secure or plain).close()  # politely: a reset may overtake the end of the handshake
+        raise
     except BaseException:
         (secure or plain).abort()
         raise

@@ -13,7 +13,7 @@ that a cold burst of 100 opens one connection and not 100 (facts 10). Filling is
 A lane with a stalled stream takes no new one while there is another way: hyper's connection window (5 MiB) is
 shared, and a few stalled readers use it up (B24).
 
-A stalled reader on our own HTTP/2 client holds back nobody (its windows are exact), so it is not counted there.
+A stalled reader on our own HTTP/2 client (``own``) holds back nobody: its windows are exact.
 If the peer allows fewer streams than ``streams_per_connection``, our own client's lanes know it (``limit``); with
 the Rust client the surplus waits inside hyper, which opens further connections up to the client's own cap.
 Pure.
@@ -40,7 +40,8 @@ class Lane:
         state: See the module's drawing.
         in_flight: Slots taken, those that wait for the connection included.
         stalled: Slots whose reader takes nothing at the moment.
-        limit: Streams the peer lets this lane's connection carry at a time, where that is known.
+        limit: Streams the peer lets this lane's connection carry at a time, where that is known; 0: none, ever.
+        own: On our own HTTP/2 client, where stalled streams are no reason to go elsewhere.
         idle_since: Instant (monotonic s) at which the last slot was given back.
     """
 
@@ -51,6 +52,7 @@ class Lane:
     stalled: int = 0
     idle_since: float = 0.0
     limit: int = NO_LIMIT
+    own: bool = False
 
     @property
     def connections(self) -> int:
@@ -79,9 +81,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Take a slot of this lane."""
+    """Take a slot of this lane, after closing ``instead`` (an idle lane whose connection makes room)."""
 
     lane: Lane
+    instead: Lane | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def _choose_h2(lanes: Sequence[Lane], rules: Rules) -> Decision:
         used += lane.connections
         if lane.kind != "h2" or lane.in_flight >= min(rules.streams_per_connection, lane.limit):
             continue
-        if not lane.stalled:
+        if lane.own or not lane.stalled:
             return Use(lane)
         if spare is None or lane.stalled < spare.stalled:
             spare = lane
@@ -138,7 +141,7 @@ def _choose_h1(lanes: Sequence[Lane], kind: Kind, rules: Rules) -> Decision:
     if used < rules.max_connections:
         return Use(mine) if mine is not None else Open()
     if idle is not None:
-        return Open(instead=idle)
+        return Use(mine, instead=idle) if mine is not None else Open(instead=idle)
     return WAIT
 
 

@@ -26,13 +26,14 @@ import httpx
 from app.exchange import Outbound
 from app.upstream import lanes as policy
 from app.upstream.h2_connect import Opened
-from app.upstream.lanes import Kind, Lane, Open, Rules, Use
-from app.upstream.sockets import give_mark, take_mark
+from app.upstream.lane_line import LaneLine
+from app.upstream.lanes import NO_LIMIT, Kind, Lane, Open, Rules, Use
+from app.upstream.sockets import take_mark
 from app.upstream.tally import PoolStats, Tally
 from app.upstream.transport_base import Inbound
 from app.upstream.transport_exact import exact_only
 from app.upstream.transport_h2 import H2Transport, NotHttp2
-from app.upstream.transport_lane import Census, Events, Gate, LiveLane
+from app.upstream.transport_lane import Census, Events, Gate, LaneSlot, LiveLane
 from app.upstream.transport_make import Maker, PoolOptions
 
 __all__ = ["Events", "Pool", "PoolOptions", "PoolStats"]
@@ -42,35 +43,13 @@ RECHECK_S = 0.02
 WARM_UP_TARGET = "/"
 
 
-class _Slot:
-    """One request's place on a lane, from its head to the end of its body."""
-
-    __slots__ = ("_lane", "_pool", "_stalled")
-
-    def __init__(self, pool: Pool, lane: LiveLane) -> None:
-        self._pool = pool
-        self._lane = lane
-        self._stalled = False
-
-    def stalled(self, waiting: bool) -> None:
-        """Count the lane's stalled streams."""
-        if waiting != self._stalled and not self._lane.own:
-            self._stalled = waiting
-            self._lane.stalled += 1 if waiting else -1
-
-    def release(self) -> None:
-        """Give the slot back; called once."""
-        self.stalled(False)
-        self._pool.give(self._lane)
-
-
 class Pool:
     """Connections to one origin, for one loop.
 
     Args:
         options: See ``PoolOptions``.
         events: What is to be logged or counted on the worker side is appended here, as a dict with ``event``:
-            ``connection_opened``, ``connect_failed``, ``pool_timeout``, ``warm_up_failed``.
+            ``connection_opened``, ``connect_failed``, ``http2_refused``, ``pool_timeout``, ``warm_up_failed``.
     """
 
     def __init__(self, options: PoolOptions, events: Events | None = None) -> None:
@@ -86,7 +65,8 @@ class Pool:
             streams_per_connection=options.streams_per_connection,
         )
         self._lanes: list[LiveLane] = []
-        self._line: collections.deque[tuple[Kind, asyncio.Future[LiveLane]]] = collections.deque()
+        self._line = LaneLine(self.give)
+        self._peer_limit = NO_LIMIT
         self._number = 0
         self._tally = Tally()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -106,18 +86,25 @@ class Pool:
             httpx.ConnectError: No connection, or the pool is closed; nothing was sent.
             httpx.TransportError: See ``transport_base``.
         """
-        lane, opener = await self._ready(self._kind(outbound, streaming, download))
+        while True:
+            try:
+                return await self._send(self._kind(outbound, streaming, download), outbound)
+            except NotHttp2:
+                continue  # another kind now; nothing was sent, and an upload's source was not asked for anything
+
+    async def _send(self, kind: Kind, outbound: Outbound) -> Inbound:
+        lane, opener = await self._ready(kind)
         try:
             inbound = await lane.transport.send(outbound)
         except NotHttp2:
             self._give_up_http2(lane)
-            return await self.send(outbound, streaming=streaming, download=download)
+            raise
         except BaseException as error:
             self._failed(lane, opener, error)
             self.give(lane)
             raise
         self._answered(lane, opener, inbound)
-        inbound.own(_Slot(self, lane))
+        inbound.own(LaneSlot(self.give, lane))
         return inbound
 
     async def warm_up(self) -> tuple[bool, float]:
@@ -132,7 +119,7 @@ class Pool:
         outbound = Outbound("HEAD", self.options.origin, WARM_UP_TARGET, (("accept", "*/*"),), b"")
         try:
             async with asyncio.timeout(2 * self.options.connect_timeout_s):
-                if await self._connected():
+                if await self._connect_ahead():
                     return True, (time.monotonic() - started) * 1000.0
                 await _drain(await self.send(outbound, streaming=False))
                 if self._make.name == "httpcore" and self._http_version == "HTTP/2":
@@ -142,35 +129,42 @@ class Pool:
             return False, (time.monotonic() - started) * 1000.0
         return True, (time.monotonic() - started) * 1000.0
 
-    async def _connected(self) -> bool:
+    async def _connect_ahead(self) -> bool:
         """A lane of our own HTTP/2 client with its connection up; False where HTTP/2 is not carried by it."""
         if not self._make.own("h2") or self._http_version == "HTTP/1.1":
             return False
         lane = self._take("h2") or await self._stand_in_line("h2")
+        client = cast(H2Transport, lane.transport)
+        before = client.handshakes
         try:
-            await cast(H2Transport, lane.transport).connect()
+            await client.connect()
         except NotHttp2:
             self._give_up_http2(lane)
             return False
         except BaseException:
             self.give(lane)
             raise
+        self._tally.ahead += client.handshakes - before
         self._http_version = "HTTP/2"
         self.give(lane)
         return True
 
     def _give_up_http2(self, lane: LiveLane) -> None:
-        """The peer speaks HTTP/1.1 only: nothing was sent; from now on requests go that way."""
-        if self._http_version != "HTTP/1.1":
+        """The peer speaks HTTP/1.1 only: requests go that way now, those in line too; nothing was sent."""
+        if lane.limit:
+            lane.limit = 0  # those who wait for its connection hear it once each, and nobody else takes it
             self._http_version = "HTTP/1.1"
-            self._tell("http2_refused")
+            self._tally.ahead += 1
+            self._census.on_refused()
+            self._line.turn_away("h2")
         self.give(lane)
+        if not lane.in_flight and lane in self._lanes:
+            self._retire(lane)
 
     async def close(self) -> None:
         """Close every lane; streams in flight end with an error. Safe to call twice."""
         self._closed = True
-        for _, waiter in self._line:
-            waiter.cancel()
+        self._line.dissolve()
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
@@ -182,7 +176,9 @@ class Pool:
     def stats(self) -> PoolStats:
         """The figures as of now; looks at the sockets."""
         self._census.look(self._lanes)
-        return self._tally.stats(self._make, self._http_version, self._census, self._lanes, len(self._line))
+        return self._tally.stats(
+            self._make, self._http_version, self._census, self._lanes, len(self._line.standing)
+        )
 
     # --- slots
 
@@ -202,6 +198,10 @@ class Pool:
             if self._closed:
                 raise httpx.ConnectError("The pool is closed.")
             lane = self._take(kind) or await self._stand_in_line(kind)
+            if lane.own:
+                if await self._fits(lane):
+                    return lane, False
+                continue
             self._recheck(lane)
             if lane.is_open():
                 return lane, False
@@ -218,6 +218,32 @@ class Pool:
             self.give(lane)
             kind = lane.kind
 
+    async def _fits(self, lane: LiveLane) -> bool:
+        """Whether a lane of our own client, its connection up, carries this one too; if not, its slot is given up.
+
+        How many streams the peer allows is known by then: whoever is beyond that goes on to another lane.
+
+        Raises:
+            httpx.ConnectError, httpx.ConnectTimeout: Nothing was sent; ``NotHttp2`` is one of them.
+        """
+        client = cast(H2Transport, lane.transport)
+        try:
+            if not client.usable:
+                await client.ready()
+        except NotHttp2:
+            self._give_up_http2(lane)
+            raise
+        except BaseException as error:
+            if isinstance(error, httpx.TransportError):
+                self._failed(lane, False, error)
+            self.give(lane)
+            raise
+        lane.limit = max(1, client.capacity)
+        if lane.in_flight <= lane.limit:
+            return True
+        self.give(lane)
+        return False
+
     def _recheck(self, lane: LiveLane) -> None:
         """A lane that was idle until now may have lost its connection since the last look."""
         if lane.in_flight > 1 or not lane.mark or lane.kind != "h2" or not self._census.supported:
@@ -230,59 +256,32 @@ class Pool:
     def _take(self, kind: Kind) -> LiveLane | None:
         """A slot at once, or None."""
         decision = policy.choose(self._lanes, kind, self._rules)
-        if isinstance(decision, Use):
-            lane = cast(LiveLane, decision.lane)
-        elif isinstance(decision, Open):
-            if decision.instead is not None:
-                self._retire(decision.instead)
-            lane = self._open(kind)
-        else:
+        if not isinstance(decision, Use | Open):
             return None
+        if decision.instead is not None:
+            self._retire(decision.instead)
+        lane = cast(LiveLane, decision.lane) if isinstance(decision, Use) else self._open(kind)
         lane.in_flight += 1
         return lane
 
     async def _stand_in_line(self, kind: Kind) -> LiveLane:
-        waiter: asyncio.Future[LiveLane] = asyncio.get_running_loop().create_future()
-        entry = (kind, waiter)
-        self._line.append(entry)
         try:
-            async with asyncio.timeout(self.options.pool_timeout_s):
-                return await waiter
+            lane = await self._line.stand(kind, self.options.pool_timeout_s)
         except TimeoutError:
-            self._leave_line(entry)
             self._tally.timeouts += 1
             self._tell("pool_timeout", waited_s=self.options.pool_timeout_s)
             raise httpx.PoolTimeout("No upstream connection became free in time.") from None
-        except asyncio.CancelledError:
-            self._leave_line(entry)
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                raise httpx.ConnectError("The pool is closed.") from None
-            raise
-
-    def _leave_line(self, entry: tuple[Kind, asyncio.Future[LiveLane]]) -> None:
-        if entry in self._line:
-            self._line.remove(entry)
-        waiter = entry[1]
-        if waiter.done() and not waiter.cancelled():
-            self.give(waiter.result())  # granted in the same turn in which it left
+        if lane is None:
+            raise NotHttp2("The upstream speaks HTTP/1.1 only.")
+        return lane
 
     def give(self, lane: LiveLane) -> None:
         """Take a slot back and hand what is free now to those who wait, in their order."""
         lane.in_flight -= 1
         if not lane.in_flight:
             lane.idle_since = time.monotonic()
-        blocked: set[Kind] = set()
-        for entry in list(self._line) if self._line else ():
-            kind, waiter = entry
-            if waiter.done() or kind in blocked:
-                continue
-            found = self._take(kind)
-            if found is None:
-                blocked.add(kind)
-                continue
-            self._line.remove(entry)
-            waiter.set_result(found)
+        if self._line.standing:
+            self._line.serve(self._take)
 
     # --- lanes
 
@@ -305,9 +304,10 @@ class Pool:
         client = self._make.h2()
         lane = LiveLane(self._number, "h2", client, 0, lambda: client.connections)
         lane.own = True
+        lane.limit = self._peer_limit  # as its siblings', until its own connection tells
 
         def opened(how: Opened) -> None:
-            lane.limit = client.capacity
+            self._peer_limit = lane.limit = max(1, client.capacity)
             self._census.on_opened(how.connect_ms + how.tls_ms, True)
 
         client.on_opened(opened)
@@ -319,7 +319,7 @@ class Pool:
         self._census.look(self._lanes)
         self._lanes.remove(retired)
         retired.open_gate(httpx.ConnectError("The pool is closed."))
-        self._spawn(_shut(retired))
+        self._spawn(retired.shut())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -345,7 +345,6 @@ class Pool:
 
     def _answered(self, lane: LiveLane, opener: bool, inbound: Inbound) -> None:
         self._tally.requests += 1
-        self._tally.new += inbound.connection == "new"
         if lane.kind == "h2":
             self._http_version = inbound.http_version
             if inbound.http_version == "HTTP/1.1":
@@ -354,7 +353,6 @@ class Pool:
             if opener or lane.seen < lane.connections:
                 self._census.look(self._lanes)
             inbound.connection = "new" if lane.unclaimed else "reused"
-            self._tally.new += lane.unclaimed > 0
             lane.unclaimed = 0 if lane.kind == "h2" else max(0, lane.unclaimed - 1)
         if opener:
             if lane.state == "opening":
@@ -379,14 +377,6 @@ class Pool:
 
     def _tell(self, event: str, **facts: object) -> None:
         self._events.append({"event": event, "origin": self.options.origin, **facts})
-
-
-async def _shut(lane: LiveLane) -> None:
-    try:
-        await lane.transport.aclose()
-    finally:
-        if lane.mark:
-            give_mark(lane.mark)
 
 
 async def _drain(inbound: Inbound) -> None:

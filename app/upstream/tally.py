@@ -2,9 +2,10 @@
 
 How connections are counted: our own client's by itself; httpcore's by its trace events; pyqwest's by the process's
 own sockets (``sockets``); one of those that opens and closes between two looks is missed.
-A request that got as far as a connection is a hit if it found one, and a connection that was opened is a miss,
-whether a request or a warm-up opened it; over TLS each is a handshake. ``timeouts`` counts requests that found no
-slot, or no connection, in time.
+A connection that was opened is a miss, whoever opened it; over TLS each is a handshake. Requests that got as far
+as a connection are hits, less the connections opened for them: those opened ahead of any request (warm-up), or to
+a peer that turned out not to speak HTTP/2, are charged to none. ``timeouts`` counts requests that found no slot,
+or no connection, in time.
 Runs on: loop.
 """
 
@@ -24,7 +25,8 @@ class PoolStats:
     Attributes:
         transport: ``h2``, ``reqwest`` or ``httpcore``; ``why`` says how it was chosen.
         http_version: Of the last answer on an HTTP/2-capable lane; empty before the first.
-        requests: Requests that got as far as a connection (``hits + misses``, unless connections went unused).
+        requests: Requests that got as far as a connection (``hits + misses``, less the misses no request is
+            charged with, unless connections went unused).
         hits: Requests that found a connection.
         misses: Connections opened.
         handshakes: TLS handshakes.
@@ -56,21 +58,21 @@ class Tally:
 
     Attributes:
         requests: That got as far as a connection.
-        new: Those of them that found no connection and waited for one.
+        ahead: Connections that were opened for no request: at warm-up, or to a peer without HTTP/2.
         timeouts: Without a slot, or without a connection, in time.
     """
 
     def __init__(self) -> None:
         self.requests = 0
-        self.new = 0
+        self.ahead = 0
         self.timeouts = 0
 
     def stats(
         self, make: Maker, http_version: str, census: Census, lanes: Sequence[LiveLane], waiting: int
     ) -> PoolStats:
         """The figures as of the census's last look."""
-        known = census.supported or make.name != "reqwest"
-        new = self.new if make.name == "h2" else census.opened
+        known = census.supported or not (make.name == "reqwest" or census.blind)
+        new = census.opened - self.ahead
         return PoolStats(
             transport=make.name,
             why=make.why,

@@ -175,6 +175,14 @@ class H2Transport(httpx.AsyncBaseTransport):
         await self._connected()
         self._fresh = False
 
+    async def ready(self) -> None:
+        """The same for a request that follows at once, which finds ``capacity`` known.
+
+        Raises:
+            As ``connect``.
+        """
+        await self._connected()
+
     # --- connections
 
     async def _connected(self) -> H2Connection:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 import httpx
 
 from app.upstream.lanes import Kind, Lane
-from app.upstream.sockets import Sockets
+from app.upstream.sockets import Sockets, give_mark
 from app.upstream.transport_base import Transport
 
 WATCH_S = 0.02
@@ -38,13 +38,12 @@ class LiveLane(Lane):
     Attributes:
         transport: The client.
         count: Tells its open connections; None where they are told by ``mark``.
-        own: Its client is our own HTTP/2 one.
         mark: The keep-alive interval its sockets carry; 0 for httpcore.
         seen: Open connections at the last look.
         unclaimed: New connections that no request has been told of.
     """
 
-    __slots__ = ("_gate", "_watched", "count", "mark", "own", "seen", "transport", "unclaimed")
+    __slots__ = ("_gate", "_watched", "count", "mark", "seen", "transport", "unclaimed")
 
     def __init__(
         self, number: int, kind: Kind, transport: Transport, mark: int, count: Callable[[], int] | None
@@ -52,7 +51,6 @@ class LiveLane(Lane):
         super().__init__(number, kind)
         self.transport = transport
         self.mark = mark
-        self.own = False
         self.count = count
         self.seen = 0
         self.unclaimed = 0
@@ -108,6 +106,41 @@ class LiveLane(Lane):
                 self.state = "open"
                 self.open_gate()
 
+    async def shut(self) -> None:
+        """Close its client."""
+        try:
+            await self.transport.aclose()
+        finally:
+            if self.mark:
+                give_mark(self.mark)
+
+
+class LaneSlot:
+    """One request's place on a lane, from its head to the end of its body.
+
+    Args:
+        give: Takes the lane back.
+        lane: The lane.
+    """
+
+    __slots__ = ("_give", "_lane", "_stalled")
+
+    def __init__(self, give: Callable[[LiveLane], None], lane: LiveLane) -> None:
+        self._give = give
+        self._lane = lane
+        self._stalled = False
+
+    def stalled(self, waiting: bool) -> None:
+        """Count the lane's stalled streams."""
+        if waiting != self._stalled:
+            self._stalled = waiting
+            self._lane.stalled += 1 if waiting else -1
+
+    def release(self) -> None:
+        """Give the slot back; called once."""
+        self.stalled(False)
+        self._give(self._lane)
+
 
 class Census:
     """Counts connections.
@@ -116,6 +149,7 @@ class Census:
         opened: Connections ever opened.
         handshakes: TLS handshakes among them.
         supported: The Rust client's connections can be counted here.
+        blind: They cannot, and there were some.
     """
 
     def __init__(self, tls: bool, tell: Callable[..., None]) -> None:
@@ -126,13 +160,20 @@ class Census:
         self.opened = 0
         self.handshakes = 0
         self.supported = self._sockets.supported
+        self.blind = False
 
     def on_opened(self, ms: float, tls: bool) -> None:
-        """httpcore made a connection (called after TCP, and again after TLS)."""
+        """httpcore made a connection (called after TCP, and again after TLS), or our own client did."""
         if tls == self._tls:
             self.opened += 1
             self.handshakes += tls
             self._tell("connection_opened", ms=round(ms, 2))
+
+    def on_refused(self) -> None:
+        """Our own client made a connection to a peer that does not speak HTTP/2, and closed it."""
+        self.opened += 1
+        self.handshakes += 1
+        self._tell("http2_refused")
 
     def answered(self, mark: int) -> bool:
         """The peer has begun to answer on a connection of this mark (as of the last look)."""
@@ -147,6 +188,8 @@ class Census:
             elif self.supported:
                 marked[lane.mark] = lane
                 lane.seen = 0
+            else:
+                self.blind = True
         if not marked:
             return
         now = self._sockets.scan()

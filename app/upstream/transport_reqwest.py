@@ -33,11 +33,16 @@ FAILURES = (
 )
 """What pyqwest raises: its own six, and ValueError for a request that cannot be built."""
 
+_LOST_RACE = "ALPN upgraded to HTTP/2"
+"""hyper's word for a request whose new connection came up beside another one: it was handed to neither."""
+
+RACES = 20
+
 _DIRECT = pyqwest.Proxy("http://127.0.0.1:9", no_proxy="*,0.0.0.0/0,::/0")
 
 
 def mapped(error: BaseException) -> httpx.TransportError:
-    """The httpx exception for one of ``FAILURES``, told by type only (the text is never looked at).
+    """The httpx exception for one of ``FAILURES``, told by type (and by text where hyper has no type for it).
 
     pyqwest raises ConnectionError for the connect phase only (refused, reset or closed during the handshake, DNS,
     untrusted certificate) and ConnectTimeout where that phase was too slow; a reset later on is a WriteError or
@@ -50,6 +55,8 @@ def mapped(error: BaseException) -> httpx.TransportError:
         return httpx.ReadTimeout(text)
     if isinstance(error, pyqwest.StreamError) and error.code == pyqwest.StreamErrorCode.REFUSED_STREAM:
         return NotProcessed(text)
+    if lost_race(error):
+        return NotProcessed(text)
     if isinstance(error, pyqwest.RemoteProtocolError):
         return httpx.RemoteProtocolError(text)
     if isinstance(error, pyqwest.WriteError):
@@ -57,6 +64,11 @@ def mapped(error: BaseException) -> httpx.TransportError:
     if isinstance(error, ValueError):
         return httpx.LocalProtocolError(text)
     return httpx.ReadError(text)
+
+
+def lost_race(error: BaseException) -> bool:
+    """Nothing was sent: see ``_LOST_RACE`` (where the peer allows fewer streams than the lane takes)."""
+    return isinstance(error, pyqwest.WriteError) and _LOST_RACE in str(error)
 
 
 def _request(outbound: Outbound, headers: Pairs, content: bytes | AsyncIterator[bytes]) -> pyqwest.Request:
@@ -151,10 +163,14 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
             headers.append(("connection", "accept"))
         if not isinstance(body, bytes):
             return await self._upload(outbound, headers, Source(body, self._write_timeout_s))
-        try:
-            return ReqwestInbound(await self._client.execute(_request(outbound, headers, body)))
-        except FAILURES as error:
-            raise mapped(error) from error
+        races = RACES
+        while True:
+            try:
+                return ReqwestInbound(await self._client.execute(_request(outbound, headers, body)))
+            except FAILURES as error:
+                races -= 1
+                if not races or not lost_race(error):
+                    raise mapped(error) from error
 
     async def _upload(self, outbound: Outbound, headers: Pairs, source: Source) -> Inbound:
         try:

@@ -1,4 +1,4 @@
-"""Fixtures of the contract suite: simulators in processes of their own, and pools of either transport.
+"""Fixtures of the contract suite: simulators in processes of their own, and pools of each transport.
 
 Runs on: worker.
 """
@@ -23,7 +23,7 @@ from app.simulator.running import Running
 from app.upstream.pool import Pool, PoolOptions
 from app.upstream.transport_base import Inbound
 
-Name = Literal["reqwest", "httpcore"]
+Name = Literal["h2", "reqwest", "httpcore"]
 
 JSON: Headers = (
     ("accept", "application/json"),
@@ -118,7 +118,7 @@ def peers() -> Iterator[Callable[[Options], Running]]:
         yield get
 
 
-@pytest.fixture(params=["reqwest", "httpcore"])
+@pytest.fixture(params=["h2", "reqwest", "httpcore"])
 def name(request: pytest.FixtureRequest) -> Name:
     """The transport under test."""
     found: Name = request.param

@@ -43,6 +43,8 @@ def test_500_cancelled_before_the_head_are_all_seen_upstream(lab: Any, run: Any,
             await cancel_all(tasks)
             await gone(lab, count)
             assert pool.stats().in_flight == 0
+            if lab.name == "h2":
+                assert lab.sim.stats()["tls_handshakes"] == 5, "100 streams each, and not one more"
 
     run(work)
 
@@ -60,6 +62,8 @@ def test_500_cancelled_in_the_body_are_all_seen_upstream(lab: Any, run: Any, rea
             await cancel_all(tasks)
             await gone(lab, count)
             assert pool.stats().in_flight == 0
+            if lab.name == "h2":
+                assert lab.sim.stats()["tls_handshakes"] == 5
 
     run(work)
 
@@ -114,6 +118,8 @@ def test_300_cut_streams_then_150_at_once_on_a_peer_that_allows_100(lab: Any, ru
             assert all(b"message_stop" in body for body in bodies)
             assert lab.sim.stats()["max_open_streams"] >= 150, "the 150 must run side by side"
             assert slowest < 5.0
+            if lab.name == "h2":
+                assert (lab.sim.stats()["tls_handshakes"], pool.stats().lanes) == (2, 2)
 
     run(work)
 
@@ -122,7 +128,7 @@ def test_300_cut_streams_then_150_at_once_on_a_peer_that_allows_100(lab: Any, ru
 def test_a_timeout_of_one_leaves_its_siblings_alive(lab: Any, run: Any, read: Read, streaming: bool) -> None:
     async def work() -> None:
         async with lab.pool() as pool:
-            model = "stream-20x30ms" if streaming else "json-600ms"
+            model = "stream-16x25ms" if streaming else "json-400ms"
             request = lab.message(model, stream=streaming)
             siblings = [asyncio.create_task(pool.send(request, streaming=streaming)) for _ in range(5)]
             with pytest.raises(TimeoutError):

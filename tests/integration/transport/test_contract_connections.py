@@ -25,7 +25,7 @@ def test_a_cold_burst_of_100_opens_a_handful(lab: Any, run: Any, read: Read) -> 
             answers = await asyncio.gather(*(pool.send(request, streaming=False) for _ in range(100)))
             await asyncio.gather(*(read(answer) for answer in answers))
             seen = lab.sim.stats()
-            assert 1 <= seen["tls_handshakes"] <= 5
+            assert 1 <= seen["tls_handshakes"] <= (1 if lab.name == "h2" else 5)
             stats = pool.stats()
             assert (stats.misses, stats.handshakes) == (seen["tls_handshakes"], seen["tls_handshakes"])
             assert (stats.requests, stats.hits) == (100, 100 - seen["tls_handshakes"])
@@ -72,10 +72,15 @@ def test_warm_up_opens_what_is_needed_first(lab: Any, run: Any, read: Read) -> N
             there, ms = await pool.warm_up()
             assert there and ms > 0
             warm = lab.sim.stats()["tls_handshakes"]
-            assert warm == (1 if lab.name == "reqwest" else 2)
+            assert warm == (2 if lab.name == "httpcore" else 1)
+            asked = 0 if lab.name == "h2" else warm  # our own client connects without asking for anything
+            assert sum(lab.sim.stats()["requests"].values()) == asked
             answer = await pool.send(lab.message("json-0ms"), streaming=False)
             assert answer.connection == "reused"
             await read(answer)
+            stats = pool.stats()
+            assert (stats.requests, stats.hits) == (asked + 1, 1)
+            assert (stats.misses, stats.handshakes) == (warm, warm)
             answer = await pool.send(lab.message("stream-2x1ms", stream=True), streaming=True)
             assert answer.connection == "reused"
             await read(answer)
@@ -103,7 +108,7 @@ def test_two_requests_within_the_expiry_make_one_handshake_and_later_there_is_a_
         async with lab.pool(keepalive_expiry_s=0.6) as pool:
             pool._events = events
             kinds = []
-            for pause_s in (0.2, 1.5, 0.0):
+            for pause_s in (0.2, 1.2, 0.0):
                 answer = await pool.send(lab.message("json-0ms"), streaming=False)
                 kinds.append(answer.connection)
                 await read(answer)
@@ -141,7 +146,9 @@ def test_the_figures_equal_the_upstreams(lab: Any, run: Any, read: Read, streami
             assert (stats.misses, stats.handshakes) == (seen["tls_handshakes"], seen["tls_handshakes"])
             assert stats.requests == 361
             assert stats.hits == 361 - seen["tls_handshakes"]
-            if lab.name == "reqwest":
+            if lab.name == "h2":
+                assert seen["tls_handshakes"] == 2, "180 at once on a peer that allows 100"
+            if lab.name != "httpcore":
                 assert stats.open_connections == seen["tls_handshakes"] <= 6
 
     run(work)
@@ -178,34 +185,3 @@ def test_a_full_pool_makes_the_next_wait_and_then_refuses(lab: Any, run: Any, re
             assert pool.stats().in_flight == 0
 
     run(work)
-
-
-def test_an_upstream_that_speaks_http_1_only(lab_with: Any, run: Any, read: Read) -> None:
-    lab = lab_with(alpn=("http/1.1",))
-
-    async def work() -> None:
-        async with lab.pool(max_connections=20, pool_timeout_s=0.4) as pool:
-            assert (await pool.warm_up())[0]
-            request = lab.message("json-50ms")
-            answers = await asyncio.gather(*(pool.send(request, streaming=False) for _ in range(60)))
-            for answer in answers:
-                assert answer.http_version == "HTTP/1.1"
-            await asyncio.gather(*(read(answer) for answer in answers))
-
-    async def few() -> None:
-        async with lab.pool(max_connections=20) as pool:
-            assert (await pool.warm_up())[0]
-
-            async def one() -> None:
-                await read(await pool.send(lab.message("json-20ms"), streaming=False))
-
-            await asyncio.gather(*(one() for _ in range(60)))
-            seen, stats = lab.sim.stats(), pool.stats()
-            assert stats.http_version == "HTTP/1.1"
-            assert 2 <= seen["tls_handshakes"] <= 22
-            assert (stats.misses, stats.handshakes) == (seen["tls_handshakes"], seen["tls_handshakes"])
-
-    with pytest.raises(httpx.PoolTimeout):  # 60 heads at once are held by 20 connections: the rest waits in vain
-        run(work)
-    lab.sim.reset()
-    run(few)

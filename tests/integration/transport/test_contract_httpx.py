@@ -1,4 +1,4 @@
-"""Contract: both transports also serve httpx itself.
+"""Contract: all transports also serve httpx itself.
 
 Runs on: loop.
 """
@@ -13,16 +13,23 @@ from typing import Any
 import httpx
 import pytest
 
+from app.upstream.transport_h2 import H2Transport
 from app.upstream.transport_httpcore import HttpcoreTransport
 from app.upstream.transport_reqwest import ReqwestTransport
 
 
 @pytest.fixture
-def make(lab: Any) -> Callable[[], httpx.AsyncBaseTransport]:
-    """The transport under test."""
-    if lab.name == "reqwest":
-        return lambda: ReqwestTransport(ca_pem=lab.ca)
-    return lambda: HttpcoreTransport(ca_pem=lab.ca)
+def make(lab: Any) -> Callable[..., httpx.AsyncBaseTransport]:
+    """The transport under test, for the simulator or another origin."""
+
+    def made(origin: str = "") -> httpx.AsyncBaseTransport:
+        if lab.name == "h2":
+            return H2Transport(origin or lab.sim.tls_url, ca_pem=lab.ca)
+        if lab.name == "reqwest":
+            return ReqwestTransport(ca_pem=lab.ca)
+        return HttpcoreTransport(ca_pem=lab.ca, max_connections=600)
+
+    return made
 
 
 def test_json_stream_and_upload_through_an_async_client(lab: Any, run: Any, make: Any) -> None:
@@ -53,7 +60,7 @@ def test_json_stream_and_upload_through_an_async_client(lab: Any, run: Any, make
 
 def test_errors_carry_the_request(lab: Any, run: Any, make: Any) -> None:
     async def work() -> None:
-        async with httpx.AsyncClient(transport=make()) as client:
+        async with httpx.AsyncClient(transport=make("https://localhost:1")) as client:
             with pytest.raises(httpx.ConnectError) as caught:
                 await client.get("https://localhost:1/")
             assert caught.value.request.url.port == 1
@@ -63,9 +70,9 @@ def test_errors_carry_the_request(lab: Any, run: Any, make: Any) -> None:
 
 def test_500_cancels_through_the_transport_alone(lab: Any, run: Any, make: Any) -> None:
     async def work() -> None:
-        transport = make() if lab.name == "reqwest" else HttpcoreTransport(ca_pem=lab.ca, max_connections=600)
+        transport = make()
         body = json.dumps({"model": "claude-sim-hang", "max_tokens": 1}).encode()
-        count = 90 if lab.name == "reqwest" else 500  # one client is one lane
+        count = 500 if lab.name == "httpcore" else 90  # one client is one lane
 
         async def one() -> httpx.Response:
             request = httpx.Request("POST", f"{lab.sim.tls_url}/v1/messages", content=body)

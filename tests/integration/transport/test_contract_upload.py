@@ -89,7 +89,7 @@ def test_a_slow_upstream_slows_the_source(lab_with: Any, run: Any, streaming: bo
             upload = Upload(1600)
             headers = (*OCTETS, ("x-sim-scenario", "slowread-64"))
             sending = asyncio.create_task(pool.send(files(lab, upload, headers), streaming=streaming))
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1.0)
             assert not sending.done()
             assert upload.asked * len(PIECE) < 24 * 1024 * 1024, "the upload was swallowed whole"
             sending.cancel()
@@ -115,7 +115,8 @@ def test_a_source_that_fails_aborts_the_request(
             assert isinstance(caught.value.__cause__, ConnectionResetError)
             stats = await lab.until(lambda seen: not seen["open_streams"])
             assert stats["open_streams"] == 0
-            assert lab.sim.last()["method"] == "HEAD", "the upload was taken for complete"
+            last = lab.sim.last()  # of the warm-up, where that sends anything
+            assert last is None if lab.name == "h2" else last["method"] == "HEAD", "taken for complete"
             assert pool.stats().in_flight == 0
 
     run(work)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstream.lanes import WAIT, Kind, Lane, Open, Rules, Use, choose, expired
+from app.upstream.lanes import NO_LIMIT, WAIT, Kind, Lane, Open, Rules, Use, choose, expired
 
 RULES = Rules(max_connections=3, max_keepalive=2, keepalive_expiry_s=30.0, streams_per_connection=4)
 
@@ -37,6 +37,36 @@ def test_a_lane_with_a_stalled_stream_is_avoided() -> None:
     stalled, other = h2(1, in_flight=1, stalled=1), h2(2, in_flight=3)
     assert choose([stalled, other], "h2", RULES) == Use(other)
     assert choose([stalled], "h2", RULES) == Open()
+
+
+def test_a_stalled_stream_on_our_own_client_is_no_reason_to_go_elsewhere() -> None:
+    own = Lane(1, "h2", "open", in_flight=2, stalled=2, own=True)
+    assert choose([own, h2(2)], "h2", RULES) == Use(own)
+
+
+def test_no_more_than_the_peer_allows_on_a_lane() -> None:
+    narrow = Lane(1, "h2", "open", in_flight=2, limit=2, own=True)
+    assert choose([narrow], "h2", RULES) == Open()
+    other = Lane(2, "h2", "open", in_flight=1, limit=2, own=True)
+    assert choose([narrow, other], "h2", RULES) == Use(other)
+    narrow.limit = 3
+    assert choose([narrow, other], "h2", RULES) == Use(narrow)
+
+
+def test_a_peer_that_allows_more_is_not_asked_for_more_than_the_rules() -> None:
+    assert choose([Lane(1, "h2", "open", in_flight=4, limit=100, own=True)], "h2", RULES) == Open()
+
+
+def test_at_the_cap_those_beyond_the_peers_limit_wait() -> None:
+    lanes = [Lane(n, "h2", "open", in_flight=2, limit=2, own=True) for n in range(3)]
+    assert choose(lanes, "h2", RULES) == WAIT
+
+
+def test_a_lane_of_limit_0_takes_nobody_and_makes_room() -> None:
+    over = Lane(1, "h2", "open", limit=0, own=True)
+    assert choose([over], "h2", RULES) == Open()
+    mine = Lane(2, "h1", "open", in_flight=2)
+    assert choose([over, mine], "h1", RULES) == Use(mine, instead=over)
 
 
 def test_at_the_cap_the_least_stalled_lane_is_used() -> None:
@@ -76,6 +106,8 @@ class World:
     """Requests that come and go, as the pool plays them."""
 
     rules: Rules
+    own: bool = False
+    limit: int = NO_LIMIT
     lanes: list[Lane] = field(default_factory=list)
     held: list[Lane] = field(default_factory=list)
 
@@ -85,26 +117,34 @@ class World:
     def arrive(self, kind: Kind) -> None:
         before = self.connections()
         match choose(self.lanes, kind, self.rules):
-            case Use(lane):
+            case Use(lane, instead):
                 assert lane.kind == kind
+                self.close(instead)
                 if kind == "h2":
-                    assert lane.in_flight < self.rules.streams_per_connection
+                    assert self.room(lane)
                     better = [other for other in self.lanes if other.kind == "h2" and not other.stalled]
-                    room = [x for x in better if x.in_flight < self.rules.streams_per_connection]
-                    if lane.stalled:
+                    room = [other for other in better if self.room(other)]
+                    if lane.stalled and not lane.own:
                         assert not room
                         assert before >= self.rules.max_connections
                 self.take(lane)
             case Open(instead):
-                if instead is not None:
-                    assert not instead.in_flight
-                    self.lanes.remove(instead)
-                lane = Lane(len(self.lanes) + 1, kind, "open")
+                self.close(instead)
+                own = self.own and kind == "h2"
+                lane = Lane(len(self.lanes) + 1, kind, "open", limit=self.limit if own else NO_LIMIT, own=own)
                 self.lanes.append(lane)
                 self.take(lane)
             case _:
                 assert before >= self.rules.max_connections, "it waits though a connection may be opened"
         assert self.connections() <= self.rules.max_connections
+
+    def room(self, lane: Lane) -> bool:
+        return lane.in_flight < min(self.rules.streams_per_connection, lane.limit)
+
+    def close(self, instead: Lane | None) -> None:
+        if instead is not None:
+            assert not instead.in_flight
+            self.lanes.remove(instead)
 
     def take(self, lane: Lane) -> None:
         lane.in_flight += 1
@@ -132,10 +172,10 @@ STEPS = st.lists(
 )
 
 
-@given(st.integers(1, 5), st.integers(1, 4), STEPS)
+@given(st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(1, 6), STEPS)
 def test_never_over_the_cap_and_nobody_waits_while_one_may_be_opened(
-    cap: int, streams: int, steps: list[tuple[str, object]]
+    cap: int, streams: int, own: bool, limit: int, steps: list[tuple[str, object]]
 ) -> None:
-    world = World(Rules(max_connections=cap, streams_per_connection=streams))
+    world = World(Rules(max_connections=cap, streams_per_connection=streams), own, limit)
     for verb, what in steps:
         getattr(world, verb)(what)
