@@ -23,23 +23,9 @@ from typing import Protocol
 import httpx
 
 from app.exchange import Headers, Outbound
+from app.wire.headers import HOP_BY_HOP
 
 Pairs = list[tuple[str, str]]
-
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""RFC 9110 section 7.6.1 and RFC 9113 section 8.2.2: never forwarded."""
 
 _OURS = HOP_BY_HOP | {"host"}
 

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 
 from hpack.table import HeaderTable
 
+from app.wire.headers import HOP_BY_HOP
+
 _PIECES = 2048
 _LONGEST_REMEMBERED = 512
 
@@ -30,20 +32,7 @@ _SECRET = re.compile(r"auth|cookie|key|token|secret|credential|password")
 TABLE_OFF = b"\x20"
 """Table size update to 0 (section 6.3)."""
 
-DROPPED = frozenset(
-    {
-        "connection",
-        "host",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+DROPPED = HOP_BY_HOP | {"host"}
 
 STATIC: tuple[tuple[str, str], ...] = tuple(
     (bytes(name).decode("ascii"), bytes(value).decode("ascii")) for name, value in HeaderTable.STATIC_TABLE
