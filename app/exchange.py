@@ -150,4 +150,5 @@ class Record:
     gateway_ms: float | None = None
     client_left: bool = False
     fallback: bool = False
+    cause: str = ""
     tokens: dict[str, int] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 
 from app.bridge.call import Bridge, get_bridge
 from app.bridge.loop import BackgroundLoop
-from app.errors import GatewayError, MethodNotAllowed, UnknownRoute
+from app.errors import GatewayError, InvalidRequest, MethodNotAllowed, UnknownRoute
 from app.gateway.body import BodyRules
 from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
@@ -194,9 +194,11 @@ def _unexpected(assembly: Assembly) -> Callable[[Exception], Any]:
     def failed(error: Exception) -> Any:
         from flask import request
 
-        if isinstance(error, HTTPException):
-            return error
         request_id = request_id_of(request.environ)
+        if isinstance(error, HTTPException):
+            if (error.code or 500) < 400:
+                return error
+            return render_error(InvalidRequest(error.description), request_id)
         assembly.log.event("unexpected_error", request_id=request_id, error=repr(error))
         return render_error(GatewayError(), request_id)
 

@@ -30,7 +30,9 @@ Ending = Generator[bytes, None, "GatewayError | None"]
 
 HOLD_LIMIT_BYTES = 65536
 LOOK_S = 0.25
-_TERMINAL = re.compile(rb"^(?:event: ?(?:error|message_stop)|data: ?\[DONE\])\s*$", re.MULTILINE)
+_TERMINAL = re.compile(
+    rb"""^(?:event: ?(?:error|message_stop)\s*$|data: ?\[DONE\]\s*$|data: ?\{"type": ?"error")""", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)

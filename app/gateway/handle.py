@@ -226,6 +226,12 @@ class Gateway:
         return Answer(200, list(_STREAM_HEAD), Body(stream.early(head), crossing, account.settle))
 
 
+def _cause(error: GatewayError | None) -> str:
+    """What a library said was wrong, for the log."""
+    below = error.__cause__ if error is not None else None
+    return f"{type(below).__name__}: {below}"[:300] if below is not None else ""
+
+
 def _is_plain_json(headers: list[tuple[str, str]]) -> bool:
     kind = first(headers, "content-type") or ""
     return kind.startswith("application/json") and first(headers, "content-encoding") is None
@@ -308,6 +314,7 @@ class _Account:
             gateway_ms=self._added_s(reply) * 1000.0 if reply else None,
             client_left=left,
             fallback=self.fallback,
+            cause=_cause(error),
         )
 
     def _added_s(self, reply: Reply) -> float:

@@ -68,9 +68,10 @@ def check_target(target: str) -> None:
         )
     if "#" in target:
         raise InvalidRequest("The request target must not hold a fragment ('#').")
-    if "\\" in target:
-        raise InvalidRequest("The request target must not hold a backslash; send it as %5C.")
-    if _DOT_SEGMENT.search(target.partition("?")[0]):
+    path = target.partition("?")[0]
+    if "\\" in path:
+        raise InvalidRequest("The path must not hold a backslash; send it as %5C.")
+    if _DOT_SEGMENT.search(path):
         raise InvalidRequest("The request target must not hold '.' or '..' segments, percent-encoded or not.")
 
 

@@ -73,6 +73,7 @@ class ExchangeLog:
             model=record.model,
             status=record.status,
             slug=record.slug,
+            cause=record.cause,
             stream=record.stream,
             http_version=record.http_version,
             request_bytes=record.request_bytes,

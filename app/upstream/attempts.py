@@ -16,6 +16,7 @@ from app.errors import (
     ConnectFailed,
     DeadlinePassed,
     GatewayError,
+    InvalidRequest,
     ProtocolBroken,
     QueueTimeout,
     StreamBroken,
@@ -27,23 +28,30 @@ from app.upstream.transport_base import Inbound
 
 
 def before_head(error: httpx.TransportError) -> GatewayError:
-    """What a transport failure before the head is called. ConnectFailed and QueueTimeout: nothing was sent."""
+    """What a transport failure before the head is called. ConnectFailed and QueueTimeout: nothing was sent.
+
+    The client is not told the transport's words, which name addresses; the log is (``Record.cause``).
+    """
     made: GatewayError
     if isinstance(error, httpx.PoolTimeout):
         made = QueueTimeout("No upstream connection became free in time.")
-    elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        made = ConnectFailed(f"The upstream could not be reached: {error}.")
+    elif isinstance(error, httpx.ConnectTimeout):
+        made = ConnectFailed("The upstream could not be reached in time.")
+    elif isinstance(error, httpx.ConnectError):
+        made = ConnectFailed()
     elif isinstance(error, httpx.TimeoutException):
         made = DeadlinePassed()
+    elif isinstance(error, httpx.LocalProtocolError):
+        made = InvalidRequest("The request cannot be sent on: its method, target or a header is not valid HTTP.")
     else:
-        made = ProtocolBroken(f"The upstream broke the exchange off before it answered: {error}.")
+        made = ProtocolBroken()
     made.__cause__ = error
     return made
 
 
 def in_body(error: httpx.TransportError) -> UpstreamError:
     """What a transport failure after the head is called."""
-    made = StreamBroken(f"The upstream's answer broke off: {error}.")
+    made = StreamBroken()
     made.__cause__ = error
     return made
 

@@ -104,7 +104,7 @@ class Dispatcher:
 
 
 def _reply(inbound: Inbound, attempts: Attempts) -> Reply:
-    kind = first(inbound.headers, "content-type") or ""
+    kind = (first(inbound.headers, "content-type") or "").lower()
     return Reply(
         status=inbound.status,
         headers=tuple(inbound.headers),

@@ -5,7 +5,10 @@ Runs on: worker.
 
 from __future__ import annotations
 
+import math
 import select
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ _GONE = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR |
 _DISCARD_LIMIT_BYTES = 64 << 20
 _DISCARD_S = 2.0
 _PIECE_BYTES = 65536
+_SLOWEST_BYTES_PER_S = 65536
 
 Environ = dict[str, Any]
 
@@ -33,9 +37,28 @@ def parse_length(environ: Environ) -> int | None:
         if not (declared.isascii() and declared.isdigit()):
             raise InvalidRequest(f"Content-Length must be a number of bytes, not {declared[:32]!r}.")
         return int(declared)
-    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
-        return None
-    return 0
+    coding = environ.get("HTTP_TRANSFER_ENCODING", "").strip().lower()
+    if coding in {"", "identity"}:
+        return 0
+    if coding != "chunked":  # its coding would be lost on the way
+        raise InvalidRequest("Transfer-Encoding must be chunked, and nothing else.")
+    return None
+
+
+_reading: dict[int, tuple[Any, float]] = {}
+
+
+def cut_slow_bodies(now: float) -> None:
+    """End the reading of every body that is past its deadline: its reader then finds the end of the stream.
+
+    A body that trickles in never lets a socket time out; this is called by the keeper, every quarter second.
+    """
+    for sock, until in list(_reading.values()):
+        if now >= until:
+            try:
+                sock.shutdown(socket.SHUT_RD)
+            except OSError:  # the client has closed it
+                continue
 
 
 class WsgiClient:
@@ -45,15 +68,22 @@ class WsgiClient:
         environ: WSGI environ; ``gunicorn.socket`` and ``waitress.client_disconnected`` are used where present.
         limit_bytes: Largest body.
         silence_s: Longest wait for the next bytes of the body.
+        whole_s: Longest time for the whole body, on top of a second per 64 KiB.
     """
 
-    def __init__(self, environ: Environ, limit_bytes: int, silence_s: float) -> None:
+    def __init__(self, environ: Environ, limit_bytes: int, silence_s: float, whole_s: float = math.inf) -> None:
+        self._until = time.monotonic() + whole_s
         self._environ = environ
         self._input = environ["wsgi.input"]
         self._socket = environ.get("gunicorn.socket")
         self._limit_bytes = limit_bytes
         self._silence_s = silence_s
-        self.length = parse_length(environ)
+        try:
+            self.length = parse_length(environ)
+        except InvalidRequest:
+            self.close_after()
+            raise
+        self._until += (limit_bytes if self.length is None else self.length) / _SLOWEST_BYTES_PER_S
         self._left = self.length
         self._read_bytes = 0
         if self.length is not None and self.length > limit_bytes:
@@ -80,7 +110,7 @@ class WsgiClient:
 
         Raises:
             BodyTooLarge: More than the limit came.
-            BodyTimeout: Nothing came for ``silence_s`` seconds.
+            BodyTimeout: Nothing came for ``silence_s`` seconds, or the whole took too long.
             InvalidRequest: The body ended early, or its chunked framing is broken.
         """
         if self._left == 0:
@@ -137,6 +167,7 @@ class WsgiClient:
         before = sock.gettimeout() if sock is not None else None
         if sock is not None:
             sock.settimeout(silence_s)
+            _reading[id(self)] = (sock, self._until)
         try:
             data: bytes = self._input.read(size)
         except TimeoutError as exc:
@@ -144,11 +175,21 @@ class WsgiClient:
             raise BodyTimeout(f"No byte of the request body came for {silence_s:g} s.") from exc
         except (OSError, ValueError, ParseException) as exc:
             self.close_after()
+            if time.monotonic() >= self._until:
+                raise self._too_slow() from exc
             raise InvalidRequest("The request body's framing is broken; send it again whole.") from exc
         finally:
             if sock is not None:
+                del _reading[id(self)]
                 sock.settimeout(before)
+        if len(data) < size and time.monotonic() >= self._until:
+            self.close_after()
+            raise self._too_slow()
         return data
+
+    @staticmethod
+    def _too_slow() -> BodyTimeout:
+        return BodyTimeout("The request body took too long to arrive.")
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request body is over the limit of {self._limit_bytes} bytes for this path.")

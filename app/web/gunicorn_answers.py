@@ -16,6 +16,7 @@ from gunicorn import util
 from gunicorn.http import wsgi
 
 from app.errors import InvalidRequest
+from app.web.proxy import request_id_of
 from app.web.render import error_body
 from app.wire.headers import HOP_BY_HOP
 
@@ -65,7 +66,7 @@ class Answer(wsgi.Response):  # type: ignore[misc]
 def write_error(sock: Any, status_int: int, reason: str, mesg: str) -> None:
     """What gunicorn says when it cannot parse a request."""
     error = InvalidRequest(f"The request is not valid HTTP: {reason}. {mesg}".strip())
-    body = error_body(error, "")
+    body = error_body(error, request_id_of({}))
     head = (
         f"HTTP/1.1 {status_int} {reason}\r\nconnection: close\r\ncontent-type: application/json\r\n"
         f"x-penstock-error: {error.slug}\r\ncontent-length: {len(body)}\r\n\r\n"

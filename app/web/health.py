@@ -22,6 +22,8 @@ from app.upstream.dispatch import Dispatcher, warming
 from app.upstream.pool import PoolStats
 
 _CONNECT_FAILED = "connect_failed"
+_WARM_UP_FAILED = "warm_up_failed"
+_UNREACHABLE = "the upstream cannot be reached"
 
 
 def _never() -> None:
@@ -60,7 +62,7 @@ class Health:
     def observe(self, record: Record) -> None:
         """Learn from a finished exchange whether the upstream can be reached."""
         if record.slug == _CONNECT_FAILED:
-            self._unreachable = "the upstream cannot be reached"
+            self._unreachable = _UNREACHABLE
         elif self._unreachable and record.upstream_head_ms is not None:
             self._unreachable = ""
 
@@ -124,6 +126,8 @@ class Health:
         degraded = bridge.check()
         for name in self._log.drain(bridge.events):
             metrics.EVENTS.labels(name).inc()
+            if name == _WARM_UP_FAILED:
+                self._unreachable = _UNREACHABLE
         metrics.IN_FLIGHT.set(self.life.in_flight)
         metrics.DEGRADED.set(1 if degraded else 0)
         metrics.DRAINING.set(1 if self.life.draining else 0)

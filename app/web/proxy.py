@@ -115,7 +115,7 @@ class Proxy:
                 authenticate(headers, self._keys)
             endpoint = endpoint_of(gateway.options.rules.provider, target)
             limit = self._max_file_bytes if endpoint.transfer else self._max_body_bytes
-            client = WsgiClient(environ, limit, self._body_timeout_s)
+            client = WsgiClient(environ, limit, self._body_timeout_s, gateway.options.rules.request_timeout_s)
             body, streamed = self._body(client, endpoint)
         except GatewayError as error:
             raise _Refusal(error) from error
@@ -236,7 +236,17 @@ def mount(blueprint: Blueprint, proxy: Proxy, catch_all: bool) -> None:
 def add_rule(url_map: Map, path: str, endpoint: str) -> None:
     """One rule for all methods; ``//`` and trailing slashes are the upstream's business."""
     url_map.converters.setdefault(Rest.name, Rest)
-    url_map.add(Rule(path, endpoint=endpoint, methods=None, strict_slashes=False, merge_slashes=False))
+    for upgrade in (False, True):  # a request that would upgrade is an ordinary one here: Upgrade is hop-by-hop
+        url_map.add(
+            Rule(
+                path,
+                endpoint=endpoint,
+                methods=None,
+                strict_slashes=False,
+                merge_slashes=False,
+                websocket=upgrade,
+            )
+        )
 
 
 def prefixed(view: Callable[..., Any], prefix: str) -> Callable[..., Any]:

@@ -1,8 +1,9 @@
 """Fit into gunicorn: what its hooks do for this worker's start, its drain and its end.
 
     start()     bridge up, first connection warm, SIGTERM noticed, a keeper that looks after things
-    keeper      every quarter second: writes out the loop's events, closes idle client connections while
-                draining, replaces a worker whose background loop is broken once nothing is in flight
+    keeper      every quarter second: writes out the loop's events, ends bodies that trickle in for too long,
+                closes idle client connections while draining, replaces a worker whose background loop is broken
+                once nothing is in flight
     drain       on SIGTERM, before gunicorn's own handler
 
 Runs on: worker.
@@ -23,6 +24,7 @@ from typing import Any
 
 from app.gateway.life import Life
 from app.observe.logs import ExchangeLog
+from app.web.client import cut_slow_bodies
 from app.web.health import Health
 
 KEEPER_S = 0.25
@@ -122,6 +124,7 @@ class Keeper:
         announced = False
         while not self._stopping:
             time.sleep(KEEPER_S)
+            cut_slow_bodies(time.monotonic())
             if self._life.draining:
                 if not announced:
                     announced = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -134,6 +136,28 @@ def test_a_body_that_trickles_is_taken(target: Server) -> None:
             raw.send(body[at : at + 40])
             time.sleep(0.4)
         assert raw.answer().status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/files"])
+def test_a_body_that_trickles_for_ever_is_ended(farm: Farm, kind: str, simulator: Running, path: str) -> None:
+    """Never silent, never done: REQUEST_TIMEOUT ends it."""
+    with farm.own(kind, REQUEST_TIMEOUT=1) as server, Raw(server.port) as raw:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: g\r\ncontent-type: application/json\r\nContent-Length: 60000\r\n\r\n"
+        )
+        raw.send(head.encode())
+        answer: list[Answer] = []
+        reader = threading.Thread(target=lambda: answer.append(raw.answer()))
+        reader.start()
+        for _ in range(100):
+            if answer:
+                break
+            with contextlib.suppress(OSError):
+                raw.send(b" ")
+            time.sleep(0.1)
+        reader.join(10)
+        assert answer[0].status == 408
+        assert ask(server.port, "/health").status == 200
 
 
 def test_an_upload_that_stalls(target: Server, simulator: Running) -> None:

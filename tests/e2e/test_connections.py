@@ -133,6 +133,14 @@ def test_the_pages_can_be_switched_off(farm: Farm, simulator: Running) -> None:
         assert ask(server.port, "/ready").status == 200
 
 
+def test_ready_knows_of_a_failed_warm_up(farm: Farm, kind: str) -> None:
+    """Before any request: a deploy with a wrong upstream does not pass its readiness check."""
+    with farm.own(
+        kind, upstream=f"https://localhost:{free_port()}", PRODUCTION_WARMUP_CONNECTIONS="true"
+    ) as server:
+        until(lambda: ask(server.port, "/ready").status == 503, 10, "not ready")
+
+
 def test_ready_follows_the_upstream(farm: Farm, kind: str, tmp_path: Path) -> None:
     """503 while it cannot be reached, 200 when it is back; requests get a 502 that says to try again."""
     port = free_port()

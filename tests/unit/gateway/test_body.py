@@ -340,3 +340,8 @@ def test_the_watch_gives_up_for_three_reasons() -> None:
         Watch(lambda: False, lambda now: True, 0.0)()
     with pytest.raises(StreamBroken):
         Watch(lambda: False, lambda now: False, -1.0)()
+
+
+def test_b22_an_unnamed_error_event_is_a_last_word_too() -> None:
+    said = b'data: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
+    assert b"".join(stream(said, StreamBroken()).events()) == said

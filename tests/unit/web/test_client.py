@@ -58,7 +58,7 @@ def made(body: Any, environ_: dict[str, Any] | None = None, **environ: Any) -> W
 
 @pytest.mark.parametrize(
     ("environ", "length"),
-    [({}, 0), ({"CONTENT_LENGTH": "7"}, 7), ({"HTTP_TRANSFER_ENCODING": "gzip, Chunked"}, None)],
+    [({}, 0), ({"CONTENT_LENGTH": "7"}, 7), ({"HTTP_TRANSFER_ENCODING": " Chunked"}, None)],
 )
 def test_the_declared_length(environ: dict[str, Any], length: int | None) -> None:
     assert parse_length(environ) == length
@@ -155,3 +155,9 @@ def test_b21_the_kernel_knows_whether_the_client_left(
 def test_b21_other_servers_are_asked_or_trusted() -> None:
     assert made(Input()).gone() is False
     assert made(Input(), {"waitress.client_disconnected": lambda: True}).gone() is True
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "xchunked", "chunked, chunked"])
+def test_a_coding_that_would_be_lost_is_refused(coding: str) -> None:
+    with pytest.raises(InvalidRequest, match="Transfer-Encoding"):
+        made(None, {"HTTP_TRANSFER_ENCODING": coding})

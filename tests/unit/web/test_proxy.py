@@ -365,3 +365,9 @@ def test_a_fault_of_our_own_is_500_and_tells_nothing(app: Flask, monkeypatch: py
     monkeypatch.setattr("app.web.proxy.check_target", fail)
     answer = app.test_client().get("/v1/x")
     assert "secret" not in json.dumps(is_error(answer, 500, "api_error", "internal"))
+
+
+def test_b12_an_upgrade_is_an_ordinary_request(client: FlaskClient) -> None:
+    """Upgrade is hop-by-hop: what asks for a WebSocket passes without it, and gets no page of Werkzeug's."""
+    answer = client.get("/v1/x", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
+    assert answer.status_code == 200
