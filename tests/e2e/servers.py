@@ -57,9 +57,9 @@ class Server:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def lines(self, event: str = "exchange") -> list[dict[str, Any]]:
-        """JSON log lines of one event."""
+        """JSON log lines of one event; the last line counts once it is whole."""
         found = []
-        for line in self.output.splitlines():
+        for line in self.output.rpartition("\n")[0].splitlines():
             if line.startswith("{"):
                 row = json.loads(line)
                 if row.get("event") == event:

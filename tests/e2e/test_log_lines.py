@@ -35,6 +35,7 @@ FIELDS = {
     "credential",
     "tokens",
     "client_left",
+    "cause",
     "fallback",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.simulator.running import Running
-from tests.e2e.servers import Farm, Server
+from tests.e2e.servers import Farm, Server, until
 from tests.e2e.wire import Truncated, ask, opened, post, terminal_error
 
 
@@ -41,7 +41,7 @@ def test_silence(impatient: Server, simulator: Running, scenario: str) -> None:
     body = _body(impatient.port, scenario)
     assert terminal_error(body)["error"]["type"] == "api_error"
     assert body.count(b'"text_delta"') == 3
-    assert simulator.stats()["open_streams"] == 0
+    until(lambda: simulator.stats()["open_streams"] == 0)
 
 
 def test_a_slow_stream_is_not_a_silent_one(impatient: Server) -> None:
@@ -92,7 +92,7 @@ def test_the_whole_time_of_a_json_answer_is_bounded(farm: Farm, kind: str, simul
     answer = post(server.port, "hang")
     assert (answer.status, answer.error) == (504, "timeout_error")
     assert answer.get("x-penstock-error") == "deadline_passed"
-    assert simulator.stats()["open_streams"] == 0
+    until(lambda: simulator.stats()["open_streams"] == 0)
     assert _body(server.port, "stream-3x450ms").count(b"text_delta") == 3  # a stream may be longer
 
 
