@@ -9,7 +9,7 @@ import pytest
 
 from app.simulator import golden
 from app.simulator.running import Running
-from tests.e2e.servers import Farm, Server
+from tests.e2e.servers import Farm, Server, until
 from tests.e2e.wire import USUAL, Raw, message, opened, post, request, terminal_error, timed
 
 COMMENT = b": keep-alive\n\n"
@@ -129,4 +129,4 @@ def test_many_streams_at_once(server: Server, simulator: Running) -> None:
     finally:
         for raw in raws:
             raw.close()
-    assert simulator.stats()["open_streams"] == 0
+    until(lambda: simulator.stats()["open_streams"] == 0)
