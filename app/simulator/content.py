@@ -40,7 +40,6 @@ JSONL_HEAD = Head([("content-type", "application/x-jsonl"), *PROVIDER_HEADERS])
 HTML_HEAD = Head(
     [("content-type", "text/html; charset=UTF-8"), ("server", "cloudflare"), ("cf-ray", "sim0000000000000-AMS")]
 )
-BARE_HEAD = Head(())
 
 TEXT = (
     "A penstock is the gated pipe that leads water under pressure to a turbine. "

@@ -12,9 +12,6 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-
-import certifi
 
 from app.upstream.h2_connection import CLOSE_LIMIT_S, H2Connection
 
@@ -44,34 +41,6 @@ class Opened:
     connect_ms: float
     tls_ms: float
     settings_ms: float
-
-
-def trust(ca_pem: bytes | None = None) -> ssl.SSLContext:
-    """The TLS context of all connections: system store (certifi's where that is empty) plus ``ca_pem``.
-
-    It reads files: make it once.
-    """
-    context = ssl.create_default_context()
-    system = _system_store()
-    for place in system:  # OpenSSL leaves them out where SSL_CERT_FILE or SSL_CERT_DIR is set
-        context.load_verify_locations(**place)
-    if not system:
-        context.load_verify_locations(cafile=certifi.where())
-    if ca_pem:
-        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    return context
-
-
-def _system_store() -> list[dict[str, str]]:
-    """Where OpenSSL was built to look for certificates, as far as there are any."""
-    paths = ssl.get_default_verify_paths()
-    file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
-    found = [{"cafile": str(file)}] if file.is_file() and file.stat().st_size else []
-    if folder.is_dir() and any(folder.iterdir()):
-        found.append({"capath": str(folder)})
-    return found
 
 
 async def connect(

@@ -35,13 +35,13 @@ from app.upstream.h2_connect import (
     NoHttp2Error,
     Opened,
     connect,
-    trust,
 )
 from app.upstream.h2_connection import CLOSE_LIMIT_S, H2Connection
 from app.upstream.h2_stream import Broken, H2Failure, H2Stream, Unprocessed, Unsent
 from app.upstream.h2_upload import upload
 from app.upstream.h2_watch import Watch
 from app.upstream.transport_base import Inbound, NotProcessed, Source, exchange, forwardable
+from app.upstream.trust import trust
 from app.wire.h2_encode import RequestEncoder, UnfitHeaderError
 from app.wire.h2_frames import NO_ERROR
 
@@ -84,7 +84,7 @@ class H2Transport(httpx.AsyncBaseTransport):
 
     Args:
         origin: ``https://host[:port]``.
-        context: From ``h2_connect.trust``, shared by all connections; None makes one.
+        context: From ``trust``, shared by all connections; None makes one.
         ca_pem: Certificates trusted in addition to the system's, where ``context`` is None.
         max_streams: Streams at a time, where the peer allows more.
         keepalive_expiry_s: An idle connection is closed after this.
@@ -322,4 +322,4 @@ class H2Transport(httpx.AsyncBaseTransport):
             await asyncio.wait([connection.gone for connection in connections], timeout=2 * CLOSE_LIMIT_S)
 
 
-__all__ = ["H2Inbound", "H2Transport", "NotHttp2", "NotProcessed", "trust"]
+__all__ = ["H2Inbound", "H2Transport", "NotHttp2", "NotProcessed"]

@@ -31,6 +31,7 @@ from app.exchange import Outbound
 from app.upstream.transport_base import Inbound, NotProcessed, OnceSource, Pairs, Source, exchange, forwardable
 from app.upstream.transport_reset import ResettingPool
 from app.upstream.transport_streams import Backend
+from app.upstream.trust import trust
 
 for _logger in (connection.logger, http11.logger, http2.logger, hpack.hpack.log, hpack.table.log):
     _logger.disabled = True
@@ -85,15 +86,6 @@ def _refused(error: httpcore.RemoteProtocolError) -> bool:
     """The peer reset the stream with REFUSED_STREAM."""
     event = error.args[0] if error.args else None
     return isinstance(event, h2.events.StreamReset) and event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
-
-
-def trust(ca_pem: bytes | None, http2: bool) -> ssl.SSLContext:
-    """System store plus ``ca_pem``; reads files, so build it once per pool."""
-    context = ssl.create_default_context()
-    if ca_pem:
-        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
-    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
-    return context
 
 
 class HttpcoreInbound(Inbound):
@@ -158,7 +150,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         self._write_timeout_s = write_timeout_s
         self._timeouts = {"connect": connect_timeout_s, "write": write_timeout_s, "read": None, "pool": None}
         self._pool = ResettingPool(
-            ssl_context=context if context is not None else trust(ca_pem, http2),
+            ssl_context=context if context is not None else trust(ca_pem, http2=http2),
             max_connections=max_connections,
             max_keepalive_connections=max_keepalive,
             keepalive_expiry=keepalive_expiry_s,

@@ -13,8 +13,8 @@ from typing import Literal
 from app.upstream.lanes import Kind
 from app.upstream.transport_base import Transport
 from app.upstream.transport_h2 import H2Transport
-from app.upstream.transport_h2 import trust as h2_trust
-from app.upstream.transport_httpcore import HttpcoreTransport, Opened, trust
+from app.upstream.transport_httpcore import HttpcoreTransport, Opened
+from app.upstream.trust import trust
 
 HTTPCORE_H2_CONNECTIONS = 2
 """A lane on httpcore has one connection, and a successor when the peer says GOAWAY."""
@@ -63,7 +63,6 @@ class Maker:
     def __init__(self, options: PoolOptions) -> None:
         self._options = options
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        self._h2_context: ssl.SSLContext | None = None
         self.name, self.why = _choice(options)
 
     def own(self, kind: Kind) -> bool:
@@ -77,11 +76,9 @@ class Maker:
     def h2(self) -> H2Transport:
         """One of our own HTTP/2 clients: one connection at a time."""
         options = self._options
-        if self._h2_context is None:
-            self._h2_context = h2_trust(options.ca_pem)
         return H2Transport(
             options.origin,
-            context=self._h2_context,
+            context=self._context(http2=True),
             max_streams=options.streams_per_connection,
             keepalive_expiry_s=options.keepalive_expiry_s,
             connect_timeout_s=options.connect_timeout_s,
@@ -92,8 +89,6 @@ class Maker:
         """An httpcore client; ``opened`` is told of every connection."""
         options = self._options
         http2 = kind == "h2"
-        if http2 not in self._contexts:
-            self._contexts[http2] = trust(options.ca_pem, http2)
         return HttpcoreTransport(
             http2=http2,
             max_connections=HTTPCORE_H2_CONNECTIONS if http2 else options.max_connections,
@@ -101,9 +96,14 @@ class Maker:
             keepalive_expiry_s=options.keepalive_expiry_s,
             connect_timeout_s=options.connect_timeout_s,
             write_timeout_s=options.write_timeout_s,
-            context=self._contexts[http2],
+            context=self._context(http2=http2),
             opened=opened,
         )
+
+    def _context(self, *, http2: bool) -> ssl.SSLContext:
+        if http2 not in self._contexts:
+            self._contexts[http2] = trust(self._options.ca_pem, http2=http2)
+        return self._contexts[http2]
 
     def reqwest(self, kind: Kind, mark: int) -> Transport:
         """A Rust client whose connections carry ``mark``."""

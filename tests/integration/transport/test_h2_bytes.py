@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from app.exchange import Outbound
-from app.upstream.h2_connect import trust
 from app.upstream.transport_base import Inbound
 from app.upstream.transport_h2 import H2Transport
+from app.upstream.trust import trust
 
 Read = Callable[[Inbound], Awaitable[bytes]]
 PIECE = bytes(range(256)) * 256

@@ -21,9 +21,9 @@ import pytest
 import trustme
 
 from app.exchange import Outbound
-from app.upstream.h2_connect import trust
 from app.upstream.transport_base import Inbound, NotProcessed
 from app.upstream.transport_h2 import H2Transport, NotHttp2
+from app.upstream.trust import trust
 
 Read = Callable[[Inbound], Awaitable[bytes]]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from app.simulator.options import Options
-from app.upstream.h2_connect import Opened, trust
+from app.upstream.h2_connect import Opened
 from app.upstream.transport_base import Inbound, NotProcessed
 from app.upstream.transport_h2 import H2Transport
+from app.upstream.trust import trust
 
 Read = Callable[[Inbound], Coroutine[Any, Any, bytes]]
 SEEN_S = 1.0

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from app.upstream.h2_connect import trust
 from app.upstream.transport_base import Inbound
 from app.upstream.transport_h2 import H2Transport
+from app.upstream.trust import trust
 
 Read = Callable[[Inbound], Awaitable[bytes]]
 ROOT = Path(__file__).resolve().parents[3]

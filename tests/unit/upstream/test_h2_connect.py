@@ -12,7 +12,7 @@ import certifi
 import pytest
 import trustme
 
-from app.upstream.h2_connect import trust
+from app.upstream.trust import trust
 
 
 def authorities(context: ssl.SSLContext) -> set[str]:
