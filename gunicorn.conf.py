@@ -8,6 +8,7 @@ Runs on: start-up.
 
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from app.errors import ConfigError
 from app.metrics_dir import share
 from app.settings import environment, live_environment, load
 from app.settings_rules import STRANGERS, open_to_strangers
+from app.store import board_file, counters
 
 
 def _stop(faults: tuple[str, ...]) -> NoReturn:
@@ -56,12 +58,35 @@ if _memory.is_dir() and os.access(_memory, os.W_OK):
 
 
 def on_starting(server: Any) -> None:
-    """Refuse an address that ``--bind`` opened to strangers; let sync workers take as long as they need."""
+    """Refuse what the command line made wrong, share a board, let sync workers take as long as they need."""
     for address in server.cfg.address:
         if isinstance(address, tuple) and open_to_strangers(settings, address[0]):
             _stop((f"bind={address[0]}:{address[1]}: {STRANGERS}",))
+    _stop_without_places(server.cfg.workers)
+    board_file.share(live_environment())  # not earlier: --daemon has given the arbiter its pid by now
+    if settings.gateway_api_keys:
+        size_bytes = counters.counters_bytes(len(settings.gateway_api_keys))
+        board_file.share(live_environment(), counters.VARIABLE, size_bytes)
     if server.cfg.worker_class_str == "sync" and server.timeout == timeout:
         server.timeout = 0  # a sync worker is silent for as long as its request takes
+
+
+def _stop_without_places(count: int) -> None:
+    """A provider's concurrency is divided among the workers, and each needs a place of it."""
+    places = [("ANTHROPIC_CONCURRENCY", settings.anthropic_concurrency)]
+    places += [(f"concurrency of provider {one.name}", one.concurrency) for one in settings.providers]
+    faults = tuple(
+        f"workers={count}: at most {most} are possible with {name}={most}, which is divided among them."
+        for name, most in places
+        if count > most
+    )
+    if faults:
+        _stop(faults)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """SIGTERM ends a worker that has no handlers of its own yet; in the arbiter's, inherited, it would be lost."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def post_worker_init(worker: Any) -> None:

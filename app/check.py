@@ -1,6 +1,6 @@
 """What ``penstock check`` says: findings, each with the line to change.
 
-    probe.* (I/O) -> facts (plain values) -> judge_* (pure) -> Finding
+    probe.*, redis_fault (I/O) -> facts (plain values) -> judge_* (pure) -> Finding
 
 Platform limits, as their vendors document them: Heroku's router keeps idle connections 90 s and the platform
 kills 30 s after SIGTERM; nginx (``keepalive_timeout``) and AWS ALB keep 60 s; Cloud Run kills after 10 s.
@@ -9,12 +9,15 @@ Runs on: start-up.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from app import probe
 from app.errors import ConfigError
-from app.settings import Settings, environment, load
+from app.settings import Settings, environment, load, rows
+from app.settings_chains import Link, chain, links
 from app.settings_rules import is_loopback, open_to_strangers
 
 OK: Final = "OK"
@@ -22,6 +25,10 @@ WARN: Final = "WARN"
 FAIL: Final = "FAIL"
 
 SPARE_FILES: Final = 64  # listening sockets, logs, pipes, epoll: what a worker holds besides its connections
+
+
+REDIS_PORT: Final = 6379
+REDIS_TIMEOUT_S: Final = 2.0
 
 
 class Finding(NamedTuple):
@@ -66,13 +73,26 @@ def findings(offline: bool) -> Iterator[Finding]:
         return
     yield Finding(OK, f"settings are valid (profile {settings.penstock_profile})")
     yield from judge_access(settings)
+    yield from judge_limits(settings)
+    yield from judge_providers(settings)
     yield from judge_bodies(settings)
     server = probe.server(environ)
     yield from judge_server(settings, server, platform(environ))
     files = probe.open_files()
     yield judge_files(settings, server.worker_connections, files)
     if not offline:
-        yield from judge_upstream(settings, probe.upstream(settings))
+        yield from _online(settings)
+
+
+def _online(settings: Settings) -> Iterator[Finding]:
+    """What shows only by connecting: every provider that may come to serve, and Redis."""
+    found = _links(settings)
+    for name in chain(found):
+        moved = settings.model_copy(update={"anthropic_upstream_url": found[name].url})
+        yield from judge_upstream(settings, probe.upstream(moved), found[name].at_url)
+    if settings.redis_url is not None:
+        url = settings.redis_url.get_secret_value()
+        yield judge_redis(url, redis_fault(url, REDIS_TIMEOUT_S))
 
 
 def judge_access(settings: Settings) -> Iterator[Finding]:
@@ -101,6 +121,86 @@ def judge_access(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             WARN, f"anyone who reaches {settings.host} can spend the credentials", "GATEWAY_API_KEYS=<key>"
         )
+
+
+def judge_limits(settings: Settings) -> Iterator[Finding]:
+    """Limits are counted per gateway key: where no caller shows one, they count nothing."""
+    if settings.gateway_api_keys and settings.anthropic_api_keys:
+        return
+    limits = {
+        "GATEWAY_REQUESTS_PER_MINUTE": settings.gateway_requests_per_minute,
+        "GATEWAY_CONCURRENT_REQUESTS": settings.gateway_concurrent_requests,
+        "GATEWAY_TOKENS_PER_DAY": settings.gateway_tokens_per_day,
+    }
+    own = ("requests_per_minute", "concurrent_requests", "tokens_per_day")
+    named = [name for name, value in limits.items() if value]
+    if any(getattr(key, name) for key in settings.gateway_api_keys for name in own):
+        named.append("limits of gateway keys")
+    if named:
+        needed = {"ANTHROPIC_API_KEYS": settings.anthropic_api_keys, "GATEWAY_API_KEYS": settings.gateway_api_keys}
+        missing = " and ".join(name for name, keys in needed.items() if not keys)
+        yield Finding(
+            WARN,
+            f"{', '.join(named)}: without effect, since no caller is asked for a gateway key",
+            f"set {missing}, or unset the limits",
+        )
+
+
+def _links(settings: Settings) -> dict[str, Link]:
+    return links(settings, {row.attribute: row.env[0] for row in rows()})
+
+
+def judge_providers(settings: Settings) -> Iterator[Finding]:
+    """Who stands in for whom: at another address, and reached at all; who has no second key to turn to."""
+    found = _links(settings)
+    order = chain(found)
+    if len(order) > 1:
+        yield Finding(OK, f"providers in the order they are tried: {', '.join(order)}")
+    for place, name in enumerate(order):
+        if len(found[name].keys) == 1:
+            yield Finding(OK, f"{name} has one key: nothing to turn to while it is rate-limited or refused")
+        twin = next((one for one in order[:place] if _origin(found[one]) == _origin(found[name])), None)
+        if twin is not None:
+            yield Finding(
+                WARN,
+                f"{name} stands in for {twin} at the same address: what is out for one is out for both",
+                f"another {found[name].at_url}, or its keys added to those of {twin}",
+            )
+    for name in sorted(found.keys() - set(order)):
+        yield Finding(WARN, f"no fallbacks lead to {name}: it serves nothing", f"ANTHROPIC_FALLBACKS={name}")
+
+
+def _origin(one: Link) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(one.url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def redis_fault(url: str, timeout_s: float) -> str:
+    """Why nothing can be connected to at Redis's address; empty when something can. Nothing is sent."""
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as local:
+                local.settimeout(timeout_s)
+                local.connect(parts.path)
+        else:
+            socket.create_connection((parts.hostname or "", parts.port or REDIS_PORT), timeout_s).close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def judge_redis(url: str, fault: str) -> Finding:
+    """Without Redis requests go on, each node with what it knows itself. Shows the address, never the password."""
+    parts = urlsplit(url)
+    place = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or REDIS_PORT}"
+    if fault:
+        return Finding(
+            WARN,
+            f"Redis at {place} cannot be reached ({fault}): nodes share nothing",
+            "REDIS_URL=<reachable address>",
+        )
+    return Finding(OK, f"Redis at {place} can be connected to")
 
 
 def judge_bodies(settings: Settings) -> Iterator[Finding]:
@@ -202,18 +302,20 @@ def judge_files(settings: Settings, worker_connections: int, limit: int) -> Find
     )
 
 
-def judge_upstream(settings: Settings, peer: probe.Peer) -> Iterator[Finding]:
+def judge_upstream(
+    settings: Settings, peer: probe.Peer, where: str = "ANTHROPIC_UPSTREAM_URL"
+) -> Iterator[Finding]:
     """The way to the upstream: reached, trusted, HTTP/2, and how many streams a connection may carry."""
     if peer.fault:
         change = (
             "SSL_CERT_FILE=<PEM file with the authority's certificate>"
             if peer.is_untrusted
-            else "ANTHROPIC_UPSTREAM_URL=<reachable address>"
+            else f"{where}=<reachable address>"
         )
         yield Finding(FAIL, f"{peer.origin}: {peer.fault}", change)
         return
     if not peer.tls:
-        yield Finding(WARN, f"{peer.origin} is reached without TLS", "ANTHROPIC_UPSTREAM_URL=https://…")
+        yield Finding(WARN, f"{peer.origin} is reached without TLS", f"{where}=https://…")
         return
     yield Finding(OK, f"{peer.origin}: {peer.tls}, certificate chain verified")
     if not settings.production_enable_http2:

@@ -5,11 +5,13 @@ Runs on: start-up.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from importlib import import_module, metadata
+from math import isnan
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -99,6 +101,42 @@ def simulator(plain: int, tls: int, ca_dir: str, replay: str, max_streams: int |
 
     options = Options(plain_port=plain, tls_port=tls, ca_dir=ca_dir, replay=replay)
     serve(options if max_streams is None else replace(options, max_concurrent_streams=max_streams))
+
+
+class _Amount(click.FloatRange):
+    """A number above zero; a range alone would let nan pass."""
+
+    name = "number"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True, max=10_000_000)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number.
+
+        Raises:
+            click.BadParameter: It is none, or out of range.
+        """
+        number = float(super().convert(value, param, ctx))
+        return self.fail(f"{value!r} is not a number.", param, ctx) if isnan(number) else number
+
+
+@main.command()
+@click.option("--rps", type=_Amount(), required=True, help="Requests per second, over all nodes.")
+@click.option("--seconds", type=_Amount(), required=True, help="How long one takes on average.")
+@click.option("--workers", type=click.IntRange(1, 512), required=True, help="Worker processes per node.")
+@click.option("--nodes", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Nodes that share it.")
+def size(rps: float, seconds: float, workers: int, nodes: int) -> None:
+    """Print the slots that a load needs, as JSON for PENSTOCK_CONFIG; what it means goes to stderr."""
+    from app import size as sizing
+
+    try:
+        found = sizing.size(rps, seconds, workers, nodes)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(json.dumps(sizing.config(found), indent=2))
+    for line in sizing.meaning(found):
+        click.echo(line, err=True)
 
 
 def markdown_table() -> str:

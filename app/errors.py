@@ -3,7 +3,7 @@
     GatewayError            status, slug (stable, low-cardinality: the metric label), message; cause kept
     ├ ConfigError           start-up only
     ├ RequestError  4xx     InvalidRequest · Unauthenticated · UnknownRoute · MethodNotAllowed
-    │                       BodyTooLarge · BodyTimeout · Untranslatable(path)
+    │                       BodyTooLarge · BodyTimeout · CallerLimited · UnservedModel · Untranslatable(path)
     ├ Refused       503/429 nothing was sent: QueueFull · QueueTimeout · BreakerOpen · NoCredential · Draining
     ├ UpstreamError 502/504 something may have been sent: ConnectFailed · ProtocolBroken · DeadlinePassed
     │                       StreamBroken
@@ -26,22 +26,26 @@ class GatewayError(Exception):
         status: HTTP status the client gets.
         slug: Stable name of this error; metric label and ``x-penstock-error`` header.
         kind: ``error.type`` in the Anthropic error body.
-        retry_after_s: Seconds for ``retry-after``; None leaves the header out.
+        retry_after_s: Seconds for ``retry-after``; None leaves the header out. A class has its usual one.
         should_retry: Told to SDKs as ``x-should-retry``; None leaves the header out.
         message: One sentence that names what was wrong and what is allowed. Never carries a secret.
-        attempts: The tries (``exchange.Attempt``) that had been made when this ended an exchange.
+        journey: How far the exchange had come (``exchange.Journey``) when this ended it; None: not yet crossed.
+        headers: More headers for its answer.
     """
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal"
     kind: ClassVar[str] = "api_error"
-    retry_after_s: ClassVar[float | None] = None
-    should_retry: ClassVar[bool | None] = None
+    retry_after_s: float | None = None
+    should_retry: bool | None = None
     default: ClassVar[str] = "The gateway failed to handle this request."
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
         self.message = message or self.default
-        self.attempts: tuple[object, ...] = ()
+        self.journey: object | None = None
+        self.headers: tuple[tuple[str, str], ...] = ()
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
         super().__init__(self.message)
 
 
@@ -111,6 +115,26 @@ class BodyTimeout(RequestError):
     slug = "body_timeout"
     should_retry = True
     default = "The request body stopped arriving."
+
+
+class CallerLimited(RequestError):
+    """A caller has used up what its gateway key allows: requests a minute, requests at once, or tokens a day."""
+
+    status = 429
+    slug = "caller_limited"
+    kind = "rate_limit_error"
+    retry_after_s = 1.0
+    should_retry = True
+    default = "This gateway key's limit is used up."
+
+
+class UnservedModel(RequestError):
+    """No configured upstream credential may serve the model (``models`` on keys)."""
+
+    status = 404
+    slug = "unserved_model"
+    kind = "not_found_error"
+    default = "No upstream credential of this gateway serves that model."
 
 
 class Untranslatable(RequestError):

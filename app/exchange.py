@@ -32,6 +32,7 @@ class Exchange:
         content_length: Declared length in bytes, or None for chunked.
         route: Low-cardinality name of the route, for labels.
         received_at: Instant at which the worker took the request.
+        caller: Who sends it, for fair turns and limits: a gateway key's name, or a digest of what was presented.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Exchange:
     content_length: int | None
     route: str
     received_at: float
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +52,26 @@ class Plan:
     """What to send upstream. Crosses the bridge downwards.
 
     Attributes:
-        provider: Name of the provider in ``PROVIDERS``.
+        provider: Name of the target it goes to first.
         method: HTTP method.
-        origin: ``scheme://host[:port]`` of the upstream, from settings only.
-        target: Path and query, sent as it stands.
-        headers: Exactly the header pairs that reach the upstream (``host`` and framing excepted).
+        target: Path and query; a target's base path goes in front.
+        headers: Exactly the header pairs that reach the upstream (``host``, framing and our own credential
+            excepted, which the loop chooses).
         body: Body bytes; ignored when an upload pipe is given alongside.
         deadline_at: Instant by which a non-stream exchange must be over.
         silence_s: Longest silence inside a streamed body.
         may_stream: The answer may be an event stream (false negatives are not allowed, false positives are).
         whole: The deadline covers the body too (false for file transfers, whose body only must not fall silent).
+        caller: As in the exchange.
+        model: As the body names it, for keys that serve some models only; "" if not known.
+        conversation: Digest of the conversation this belongs to (B34), b"" for none.
+        repeatable: Processing it twice does no harm beyond its cost.
+        proves_key: A 401 or 403 speaks of the key: the endpoint is one that every key may use.
+        client_retries: How often the client's SDK has sent it before (``x-stainless-retry-count``, B32).
     """
 
     provider: str
     method: str
-    origin: str
     target: str
     headers: Headers
     body: bytes
@@ -72,6 +79,12 @@ class Plan:
     silence_s: float
     may_stream: bool = True
     whole: bool = True
+    caller: str = ""
+    model: str = ""
+    conversation: bytes = b""
+    repeatable: bool = False
+    proves_key: bool = True
+    client_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +100,40 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try: what came of it (HTTP status or error slug) and how long it took.
+    """One try: what came of it, how long it took, and who was asked.
 
-    ``outcome`` is ``"200"``, ``"connect_failed"`` …; ``connection`` is ``new``, ``reused`` or ``""`` (not known).
+    Attributes:
+        outcome: HTTP status or error slug: ``"200"``, ``"connect_failed"``, ``"overloaded_error"`` ….
+        ms: From handing it to the transport to its head or failure.
+        connection: ``new``, ``reused`` or ``""`` (not known).
+        provider: Target that was asked.
+        credential: Label of our own key; "" where the caller's passes through.
+        waited_ms: Pause before this try: backoff, or waiting for a key that cools.
     """
 
     outcome: str
     ms: float
     connection: str = ""
+    provider: str = ""
+    credential: str = ""
+    waited_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Journey:
+    """How an exchange came to its answer, or how far it came.
+
+    Attributes:
+        provider: Target that served it, or was asked last.
+        credential: Label of the key that served it, or was used last.
+        queue_ms: Wait for a slot.
+        attempts: The tries made, in order.
+    """
+
+    provider: str = ""
+    credential: str = ""
+    queue_ms: float = 0.0
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +145,7 @@ class Reply:
         headers: Header pairs as received.
         stream: The body is ``text/event-stream``.
         http_version: ``HTTP/2`` or ``HTTP/1.1``.
-        attempts: The tries made, the successful one last.
+        journey: How it was come by; the try that brought it is the last one.
         sent_at: Instant at which the last try was handed to the transport.
         head_at: Instant at which the head arrived on the loop.
     """
@@ -115,7 +154,7 @@ class Reply:
     headers: Headers
     stream: bool
     http_version: str
-    attempts: tuple[Attempt, ...]
+    journey: Journey
     sent_at: float
     head_at: float
 
@@ -124,9 +163,10 @@ class Reply:
 class Record:
     """Everything known about one finished exchange (B40). One is made per exchange, whatever happened.
 
-    Times in milliseconds; None where that point was never reached. ``gateway_ms`` is what the gateway itself
-    added: from receiving the request to handing it to the transport, plus from the upstream's head on the loop to
-    the head in the worker, plus from the upstream's last byte to the end of the answer where the body was short.
+    Times in milliseconds; None where that point was never reached. ``gateway_ms`` is what the gateway added:
+    from receiving the request to handing its last try to the transport (waits for a slot, a key or a backoff
+    included, the upstream's time for tries in vain not), plus from the upstream's head on the loop to the head in
+    the worker, plus from the upstream's last byte to the end of the answer where the body was short.
     """
 
     request_id: str
@@ -142,7 +182,9 @@ class Record:
     stream: bool = False
     http_version: str = ""
     attempts: tuple[Attempt, ...] = ()
+    provider: str = ""
     credential: str = ""
+    caller: str = ""
     queue_ms: float | None = None
     upstream_head_ms: float | None = None
     ttfb_ms: float | None = None

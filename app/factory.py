@@ -1,138 +1,31 @@
-"""Put the parts together: the one place where they meet.
+"""Offer the gateway in the shapes that applications take it in.
 
     create_app(settings)            a Flask application of its own: data plane and operator's pages
     create_blueprint(url_prefix=…)  the same in an existing Flask application
     GatewayMiddleware(app, prefix)  the same in front of any WSGI application
     start_worker, stop_worker, …    what gunicorn.conf.py calls
 
-All of them in one process share one bridge, one pool, one life.
+All of them in one process share one bridge.
 
-Runs on: worker (the pools it makes are made on the loop).
+Runs on: worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Flask
 from werkzeug.exceptions import HTTPException
 
-from app.bridge.call import Bridge, get_bridge
-from app.bridge.loop import BackgroundLoop
+from app.assembly import Assembly
 from app.errors import GatewayError, InvalidRequest, MethodNotAllowed, UnknownRoute
-from app.gateway.body import BodyRules
-from app.gateway.handle import Gateway, Options
-from app.gateway.life import Life
-from app.gateway.plan import Rules
-from app.observe import metrics
-from app.observe.logs import ExchangeLog, make_logger
-from app.providers.table import PROVIDERS
-from app.settings import Settings, environment, load
-from app.upstream.dispatch import Dispatcher
-from app.upstream.pool import Pool, PoolOptions
-from app.web.health import Health
-from app.web.ops import Ops
-from app.web.proxy import Proxy, add_rule, mount, request_id_of
+from app.settings import Settings, load
+from app.web.proxy import add_rule, mount, request_id_of
 from app.web.render import render_error
-from app.web.server import Keeper
-from app.wire import sse
 
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
-
-
-class Assembly:
-    """All parts for one set of settings."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._kept_pid = 0
-        self.provider = PROVIDERS["anthropic"]
-        self.rules = Rules.of(
-            self.provider,
-            settings.anthropic_upstream_url,
-            version=settings.anthropic_version,
-            strip_credentials=bool(settings.anthropic_api_keys),
-            request_timeout_s=settings.request_timeout_s,
-            stream_timeout_s=settings.stream_timeout_s,
-        )
-        self._ca_pem = Path(settings.ssl_cert_file).read_bytes() if settings.ssl_cert_file else None
-        self.log = ExchangeLog(make_logger(settings.log_level, settings.log_format))
-        self.life = Life(settings.drain_timeout_s)
-        self.health = Health(
-            self.bridge, self.dispatcher, self.life, self.log, self.rules.origin, self.provider.name
-        )
-        self.gateway = Gateway(
-            _options(settings, self.rules),
-            self.bridge,
-            self.dispatcher,
-            self.life,
-            (self.log, metrics.observe, self.health.observe),
-        )
-        keys = tuple(k.get_secret_value().encode() for k in settings.gateway_api_keys)
-        self.proxy = Proxy(
-            self.gateway,
-            keys if settings.anthropic_api_keys else (),
-            settings.max_body_bytes,
-            settings.max_file_bytes,
-            settings.body_timeout_s,
-        )
-        self.ops = Ops(self.health, _configuration(settings), "PROMETHEUS_MULTIPROC_DIR" in environment())
-        self.keeper = Keeper(self.health, self.life, self.log, settings.production_warmup_connections)
-
-    def bridge(self) -> Bridge:
-        """This process's bridge; under servers without our hooks its first use also starts the keeper."""
-        bridge = get_bridge(self.settings.router_thread_pool_size)
-        if self._kept_pid != bridge.pid:
-            self._kept_pid = bridge.pid
-            self.keeper.start()
-        return bridge
-
-    def dispatcher(self, loop: BackgroundLoop) -> Dispatcher:
-        """The dispatcher of ``loop``; on that loop only."""
-        key = f"dispatcher-{id(self)}"
-        found: Dispatcher | None = loop.local.get(key)
-        if found is None:
-            found = loop.local[key] = Dispatcher(lambda origin: self._pool(origin, loop))
-        return found
-
-    def _pool(self, origin: str, loop: BackgroundLoop) -> Pool:
-        settings = self.settings
-        options = PoolOptions(
-            origin=origin,
-            transport=settings.upstream_transport,
-            max_connections=settings.anthropic_max_connections,
-            max_keepalive=settings.anthropic_max_keepalive,
-            keepalive_expiry_s=settings.anthropic_keepalive_expiry_s,
-            connect_timeout_s=settings.connect_timeout_s,
-            pool_timeout_s=settings.pool_timeout_s,
-            streams_per_connection=settings.anthropic_streams_per_connection,
-            http2=settings.production_enable_http2,
-            ca_pem=self._ca_pem,
-            write_timeout_s=settings.write_timeout_s,
-        )
-        return Pool(options, loop.events)
-
-
-def _options(settings: Settings, rules: Rules) -> Options:
-    heartbeat = sse.PING if settings.stream_heartbeat_kind == "ping" else sse.COMMENT
-    return Options(
-        rules=rules,
-        body=BodyRules(settings.anthropic_chunk_size_bytes, settings.stream_heartbeat_s, heartbeat),
-        keys=tuple((key.name, key.get_secret_value()) for key in settings.anthropic_api_keys),
-        write_timeout_s=settings.write_timeout_s,
-        public_url=(settings.public_url or "") if settings.rewrite_results_url else "",
-    )
-
-
-def _configuration(settings: Settings) -> dict[str, int]:
-    return {
-        "max_connections": settings.anthropic_max_connections,
-        "max_keepalive": settings.anthropic_max_keepalive,
-        "chunk_size": settings.anthropic_chunk_size_bytes,
-    }
 
 
 _assembled: list[Assembly] = []
@@ -143,10 +36,14 @@ def _without_effect(settings: Settings) -> list[str]:
     found = []
     if settings.gateway_api_keys and not settings.anthropic_api_keys:
         found.append("GATEWAY_API_KEYS: the gateway holds no upstream credential, so callers bring their own")
+    if not settings.gateway_api_keys and (
+        settings.gateway_requests_per_minute
+        or settings.gateway_concurrent_requests
+        or settings.gateway_tokens_per_day
+    ):
+        found.append("GATEWAY_* limits: they hold per gateway key, and there is none")
     if settings.enable_request_body_logging or settings.enable_response_body_logging:
         found.append("ENABLE_*_BODY_LOGGING: this version logs no bodies")
-    if len(settings.anthropic_api_keys) > 1 and any(key.models for key in settings.anthropic_api_keys):
-        found.append("keys[].models: this version takes the keys in turn")
     return found
 
 
@@ -262,6 +159,8 @@ class GatewayMiddleware:
 def start_worker(worker: Any = None) -> None:
     """gunicorn's ``post_worker_init``; elsewhere call it once per process, or let the first request do it."""
     for assembly in _assembled:
+        if worker is not None:
+            assembly.workers = worker.cfg.workers
         assembly.keeper.start(worker)
 
 
@@ -270,6 +169,8 @@ def stop_worker(worker: Any = None) -> None:
     del worker
     for assembly in _assembled:
         assembly.keeper.stop()
+        assembly.sharing.close()
+        assembly.limits.close()
 
 
 def before_request(worker: Any, request: Any) -> None:

@@ -18,237 +18,52 @@ from __future__ import annotations
 import os
 import types
 from collections.abc import Mapping, MutableMapping
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from app import settings_file, settings_rules
 from app.errors import ConfigError
-from app.settings_fields import (
-    Keys,
-    Row,
-    Secrets,
-    UpstreamKey,
-    Url,
-    count,
-    off_or_a_second,
-    plain,
-    row,
-    seconds,
-    setting,
-)
+from app.settings_fields import GatewayKey, ProviderSettings, Row, UpstreamKey, plain, redacted, row, setting
+from app.settings_traffic import Traffic
 
-__all__ = ["PROFILES", "Row", "Settings", "UpstreamKey", "environment", "load", "rows"]
-
-
-def _cores() -> int:
-    """CPU cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+__all__ = [
+    "PROFILES",
+    "GatewayKey",
+    "ProviderSettings",
+    "Row",
+    "Settings",
+    "UpstreamKey",
+    "environment",
+    "live_environment",
+    "load",
+    "rows",
+]
 
 
 def _shown(value: object) -> object:
     """A value as it may be printed."""
-    if isinstance(value, tuple):
+    if isinstance(value, SecretStr):
+        return "[hidden]"
+    if isinstance(value, ProviderSettings):
+        return _public(value)
+    if not isinstance(value, tuple):
+        return value
+    if any(isinstance(one, (UpstreamKey, GatewayKey)) for one in value):
         return f"{len(value)} set"
-    return value
+    return [_shown(one) for one in value]
 
 
-class Settings(BaseModel):
+def _public(model: BaseModel) -> dict[str, object]:
+    return {name: _shown(getattr(model, name)) for name in type(model).model_fields}
+
+
+class Settings(Traffic):
     """Everything that can be set, frozen. Secrets never show in ``repr``; ``public()`` is safe to print.
 
     Built by keyword (``Settings(port=0)``) only single fields are checked; ``load()`` checks all rules.
+    The fields of ``Network`` and ``Traffic`` come first.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
-
-    # where it listens
-    host: str = setting(
-        "HOST", "127.0.0.1", "Address to listen on.", pattern=r"^[^\s/]+$", note="an address or host name"
-    )
-    port: int = count("PORT", 8000, 0, 65535, "Port to listen on; 0 takes a free one.")
-    web_concurrency: int = setting(
-        "WEB_CONCURRENCY", _cores, "Worker processes.", "processes", ge=1, le=512, shown="cores"
-    )
-    worker_connections: int = count(
-        "WORKER_CONNECTIONS", 1000, 1, 100_000, "Hard cap of concurrent requests per gevent worker.", "requests"
-    )
-    threads: int = count("THREADS", 32, 1, 1024, "Threads per worker under gthread.", "threads")
-    public_url: Url | None = setting(
-        "PUBLIC_URL",
-        None,
-        "This gateway's own address as clients see it; used to rewrite results_url.",
-        note="an http or https URL without query",
-    )
-
-    # upstream and credentials
-    anthropic_upstream_url: Url = setting(
-        "ANTHROPIC_UPSTREAM_URL",
-        "https://api.anthropic.com",
-        "Where native traffic goes.",
-        note="an http or https URL without userinfo, query or fragment",
-    )
-    anthropic_api_keys: Keys = setting(
-        "ANTHROPIC_API_KEYS ANTHROPIC_API_KEY",
-        (),
-        "Upstream credentials, comma-separated; none: the caller's own key passes through.",
-        shown="none",
-        note="printable ASCII without spaces, separated by commas",
-    )
-    gateway_api_keys: Secrets = setting(
-        "GATEWAY_API_KEYS",
-        (),
-        "What callers must present (x-api-key or Bearer) when the gateway holds upstream credentials.",
-        shown="none",
-        note="printable ASCII without spaces, separated by commas",
-    )
-    gateway_allow_anonymous: bool = setting(
-        "GATEWAY_ALLOW_ANONYMOUS",
-        False,
-        "Allow callers without a key to spend the upstream credentials, also from other hosts.",
-    )
-    allow_plaintext_upstream: bool = setting(
-        "ALLOW_PLAINTEXT_UPSTREAM", False, "Allow an http:// upstream that is not on this host."
-    )
-    anthropic_version: str = setting(
-        "ANTHROPIC_VERSION",
-        "2023-06-01",
-        "anthropic-version sent when the caller names none.",
-        pattern=r"^\d{4}-\d{2}-\d{2}$",
-        note="a date like 2023-06-01",
-    )
-    ssl_cert_file: str | None = setting(
-        "SSL_CERT_FILE",
-        None,
-        "PEM file of certificate authorities trusted besides the system's.",
-        note="a readable PEM file with certificates",
-    )
-
-    # connections
-    upstream_transport: Literal["auto", "h2", "reqwest", "httpcore"] = setting(
-        "UPSTREAM_TRANSPORT",
-        "auto",
-        "Client towards the upstream: our own HTTP/2 (auto, over TLS), the Rust one, or httpcore.",
-    )
-    anthropic_max_connections: int = count(
-        "ANTHROPIC_MAX_CONNECTIONS", 200, 1, 10_000, "Most connections to Anthropic per worker.", "connections"
-    )
-    anthropic_max_keepalive: int = count(
-        "ANTHROPIC_MAX_KEEPALIVE", 100, 0, 10_000, "Most idle connections kept per worker.", "connections"
-    )
-    anthropic_keepalive_expiry_s: float = seconds(
-        "ANTHROPIC_KEEPALIVE_EXPIRY", 30.0, 0, 3600, "Idle connections are closed after this long."
-    )
-    anthropic_streams_per_connection: int = count(
-        "ANTHROPIC_STREAMS_PER_CONNECTION",
-        100,
-        1,
-        1000,
-        "Streams one HTTP/2 connection carries before another is opened.",
-        "streams",
-    )
-    http_pool_connections: int = count(
-        "HTTP_POOL_CONNECTIONS",
-        20,
-        1,
-        10_000,
-        "Hosts pooled for providers without settings of their own.",
-        "hosts",
-    )
-    http_pool_maxsize: int = count(
-        "HTTP_POOL_MAXSIZE",
-        100,
-        1,
-        10_000,
-        "Most connections per provider without settings of its own.",
-        "connections",
-    )
-    http_keepalive_connections: int = count(
-        "HTTP_KEEPALIVE_CONNECTIONS", 15, 0, 10_000, "Most idle connections for such a provider.", "connections"
-    )
-    anthropic_chunk_size_bytes: int = count(
-        "ANTHROPIC_CHUNK_SIZE",
-        8192,
-        4096,
-        65536,
-        "Largest piece handed to WSGI at once; never holds bytes back.",
-        "bytes",
-    )
-    router_thread_pool_size: int = count(
-        "ROUTER_THREAD_POOL_SIZE", 4, 1, 64, "Fallback threads of the bridge.", "threads"
-    )
-    production_enable_http2: bool = setting("PRODUCTION_ENABLE_HTTP2", True, "Offer HTTP/2 to the upstream.")
-    production_warmup_connections: bool = setting(
-        "PRODUCTION_WARMUP_CONNECTIONS", True, "Open a connection when a worker starts."
-    )
-    initial_pool_size: int = count(
-        "INITIAL_POOL_SIZE", 0, 0, 10_000, "Stream slots warmed at start; 0 warms one connection.", "streams"
-    )
-
-    # time
-    connect_timeout_s: float = seconds(
-        "CONNECT_TIMEOUT", 5.0, 0.1, 120, "Longest connect, TLS handshake included."
-    )
-    request_timeout_s: float = seconds(
-        "REQUEST_TIMEOUT", 600.0, 1, 7200, "Longest exchange that is not a stream, tries included."
-    )
-    stream_timeout_s: float = seconds(
-        "STREAM_TIMEOUT", 300.0, 1, 3600, "Longest silence of the upstream inside a stream."
-    )
-    write_timeout_s: float = seconds(
-        "WRITE_TIMEOUT", 15.0, 0.1, 600, "Longest time the upstream may not take bytes."
-    )
-    pool_timeout_s: float = seconds("POOL_TIMEOUT", 2.0, 0.1, 120, "Longest wait for a pooled connection.")
-    body_timeout_s: float = seconds(
-        "BODY_TIMEOUT", 30.0, 0.1, 600, "Longest silence while a client sends its body."
-    )
-    drain_timeout_s: float = seconds("DRAIN_TIMEOUT", 22.0, 0, 600, "How long streams may go on after SIGTERM.")
-    stream_heartbeat_s: Annotated[float, AfterValidator(off_or_a_second)] = setting(
-        "STREAM_HEARTBEAT",
-        0.0,
-        "A sign of life to the client after this much silence; 0 is off.",
-        "s",
-        ge=0,
-        le=60,
-        allow_inf_nan=False,
-        note="0, or 1 to 60",
-    )
-    stream_heartbeat_kind: Literal["comment", "ping"] = setting(
-        "STREAM_HEARTBEAT_KIND", "comment", "What is sent: an SSE comment or an Anthropic ping event."
-    )
-
-    # limits and tries
-    max_body_bytes: int = count(
-        "MAX_BODY_BYTES", 33_554_432, 1024, 1_073_741_824, "Largest request body; over it 413.", "bytes"
-    )
-    max_file_bytes: int = count(
-        "MAX_FILE_BYTES", 524_288_000, 1024, 10_737_418_240, "Largest file upload; over it 413.", "bytes"
-    )
-    rewrite_results_url: bool = setting(
-        "REWRITE_RESULTS_URL", False, "Rewrite results_url of batches to lead through this gateway."
-    )
-    anthropic_concurrency: int = count(
-        "ANTHROPIC_CONCURRENCY", 1000, 1, 1_000_000, "Exchanges with Anthropic at once, per node.", "exchanges"
-    )
-    anthropic_buffer_size: int = count(
-        "ANTHROPIC_BUFFER_SIZE",
-        5000,
-        1,
-        10_000_000,
-        "Exchanges running and waiting together, per node.",
-        "exchanges",
-    )
-    drop_excess_requests: bool = setting(
-        "DROP_EXCESS_REQUESTS", False, "Refuse with 503 at once what would have to wait."
-    )
-    retry_max_attempts: int = count(
-        "RETRY_MAX_ATTEMPTS", 3, 1, 10, "Tries per exchange, the first included; 1 never retries.", "tries"
-    )
-    retry_429_interval_s: float = seconds(
-        "RETRY_429_INTERVAL", 1.0, 0.01, 60, "Base of the backoff when the answer names no time."
-    )
-    retry_backoff_max_s: float = seconds(
-        "RETRY_BACKOFF_MAX", 12.0, 0.01, 600, "Longest backoff between two tries."
-    )
 
     # what it says
     enable_metrics_endpoint: bool = setting(
@@ -271,8 +86,8 @@ class Settings(BaseModel):
     )
 
     def public(self) -> dict[str, object]:
-        """All values by attribute name, JSON-ready; secrets as the number of those set."""
-        return {name: _shown(getattr(self, name)) for name in type(self).model_fields}
+        """All values by attribute name, JSON-ready; keys as the number of those set, other secrets hidden."""
+        return _public(self)
 
 
 PROFILES: Final[Mapping[str, Mapping[str, object]]] = types.MappingProxyType(
@@ -299,8 +114,9 @@ PROFILES: Final[Mapping[str, Mapping[str, object]]] = types.MappingProxyType(
 
 
 def rows() -> tuple[Row, ...]:
-    """Every setting in the order of the class."""
-    return tuple(row(name, field) for name, field in Settings.model_fields.items())
+    """Every setting that has a variable, in the order of the class."""
+    described = (row(name, field) for name, field in Settings.model_fields.items())
+    return tuple(one for one in described if one.env)
 
 
 class _Sources:
@@ -312,6 +128,7 @@ class _Sources:
         self.values: dict[str, object] = {}
         self.labels: dict[str, str] = {one.attribute: one.env[0] for one in self.rows.values()}
         self.faults: list[str] = []
+        self.failed: set[str] = set()  # attributes whose faults are known already
 
     def merge(self) -> None:
         """Fill ``values``: profile first, then the file, then the environment."""
@@ -322,18 +139,20 @@ class _Sources:
             self.faults += found.faults
             self.values.update(found.values)
             self.labels.update(found.labels)
+            self.failed.update(found.failed)
             known += found.named
         for one in self.rows.values():
             given = [(name, self.environ[name]) for name in one.env if name in self.environ]
             if given:
                 self.values[one.attribute] = ",".join(value for _, value in given)
                 self.labels[one.attribute] = given[0][0]
+                self.failed.discard(one.attribute)
         self.faults += settings_rules.unknown_names(self.environ, known)
 
     def fault(self, attribute: str) -> str:
         """One sentence: which variable, which value, what is allowed."""
         about, value = self.rows[attribute], self.values.get(attribute)
-        shown = settings_rules.redacted(about.env[0] if about.secret else "", plain(value))
+        shown = "[hidden]" if about.secret else redacted("", plain(value))
         return f"{self.labels[attribute]}={shown}: allowed is {about.allowed}."
 
 
@@ -350,7 +169,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
     sources.merge()
     settings, failed = _validated(sources.values)
     faults = sources.faults + [sources.fault(name) for name in failed]
-    faults += settings_rules.across(settings, sources.labels, failed)
+    faults += settings_rules.across(settings, sources.labels, sources.failed.union(failed))
     if faults:
         raise ConfigError(faults)
     return settings

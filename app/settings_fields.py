@@ -1,38 +1,69 @@
-"""What one setting is made of: its name, unit, range and help, and the types that lists and keys are read into.
+"""What a setting is made of: name, unit, range and help; the types lists and keys are read into; what may show.
 
 Pure.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeGuard, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+SECRET_NAMES: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
+SECRET_VALUES: Final = re.compile(r"sk-|//[^/]*@")
+# Most that a limit of a gateway key can be set to.
+MOST_REQUESTS: Final = 1_000_000
+MOST_TOKENS: Final = 1_000_000_000_000
+
+
+def redacted(name: str, value: str) -> str:
+    """``value`` as a fault may show it: hidden when its name or its look says secret, cut at 80 characters."""
+    if SECRET_NAMES.search(name) or SECRET_VALUES.search(value):
+        return "[hidden]"
+    return value if len(value) <= 80 else value[:77] + "..."
+
 
 def _split(value: object) -> object:
-    """``"a, b,,b"`` -> ``("a", "b")``; anything but text passes as it is."""
-    if not isinstance(value, str):
-        return value
-    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+    """``"a, b,,b"`` -> ``("a", "b")``; lists lose what they hold twice; anything else passes as it is."""
+    if isinstance(value, str):
+        return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+    return tuple(dict.fromkeys(value)) if _are_names(value) else value
 
 
-class UpstreamKey(BaseModel):
-    """One upstream credential: its secret, its label in logs, its share of traffic and its models."""
+def _are_names(value: object) -> TypeGuard[list[str] | tuple[str, ...]]:
+    return isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)
+
+
+class _Key(BaseModel):
+    """A secret and the label it has in logs and metrics."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     value: SecretStr
     name: str = ""
-    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
-    models: tuple[str, ...] = ()
 
     def get_secret_value(self) -> str:
         """The credential in clear text; never log it."""
         return self.value.get_secret_value()
+
+
+class UpstreamKey(_Key):
+    """One upstream credential: its secret, its label in logs, its share of traffic and its models."""
+
+    weight: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    models: tuple[str, ...] = ()
+
+
+class GatewayKey(_Key):
+    """What one caller presents, and what it may take: None is the ``gateway_*`` default, 0 is no limit."""
+
+    requests_per_minute: int | None = Field(default=None, ge=0, le=MOST_REQUESTS)
+    concurrent_requests: int | None = Field(default=None, ge=0, le=MOST_REQUESTS)
+    tokens_per_day: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
 
 
 def _keys(value: object) -> object:
@@ -42,7 +73,7 @@ def _keys(value: object) -> object:
         return parts
     keys: dict[str, object] = {}
     for part in parts:
-        given = part.model_dump() if isinstance(part, UpstreamKey) else part
+        given = part.model_dump() if isinstance(part, _Key) else part
         entry = dict(given) if isinstance(given, Mapping) else {"value": given}
         secret = entry.get("value")
         text = secret.get_secret_value() if isinstance(secret, SecretStr) else str(secret)
@@ -64,12 +95,13 @@ def _without_slash(url: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_without_slash)]
-Keys = Annotated[tuple[UpstreamKey, ...], BeforeValidator(_keys)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+UpstreamKeys = Annotated[tuple[UpstreamKey, ...], BeforeValidator(_keys)]
+GatewayKeys = Annotated[tuple[GatewayKey, ...], BeforeValidator(_keys)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 def setting(env: str, default: object, help_text: str, unit: str = "", **more: Any) -> Any:
-    """A pydantic field that also knows its environment names (comma-separated) and its unit."""
+    """A pydantic field that also knows its environment names (by spaces; none: only in the file) and its unit."""
     extra = {"env": env.split(), "unit": unit, "shown": more.pop("shown", None), "note": more.pop("note", None)}
     if callable(default):
         more["default_factory"] = default
@@ -84,6 +116,27 @@ def seconds(env: str, default: float, low: float, high: float, help_text: str) -
 
 def count(env: str, default: int, low: int, high: int, help_text: str, unit: str = "") -> Any:
     return setting(env, default, help_text, unit, ge=low, le=high)
+
+
+class ProviderSettings(BaseModel):
+    """A provider besides Anthropic's own address: where it is, its credentials, its slots, who stands in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
+
+    name: str = setting(
+        "",
+        ...,
+        "What fallbacks and logs call it.",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$",
+        note="a name of at most 41 of a-z, 0-9, - and _, the first a letter or digit",
+    )
+    upstream_url: Url = setting(
+        "", ..., "Its address.", note="an http or https URL without userinfo, query or fragment"
+    )
+    api_keys: UpstreamKeys = setting("", (), "Its credentials.", note="a list of keys")
+    concurrency: int = count("", 1000, 1, 1_000_000, "Exchanges with it at once, per node.", "exchanges")
+    buffer_size: int = count("", 5000, 1, 10_000_000, "Exchanges running and waiting, per node.", "exchanges")
+    fallbacks: Names = setting("", (), "Providers tried when it cannot serve.", note="a list of provider names")
 
 
 class Row(NamedTuple):
@@ -135,5 +188,5 @@ def row(name: str, field: FieldInfo) -> Row:
     """Describe one field of the settings class."""
     extra = _extra(field)
     default = extra["shown"] or plain(None if field.default is PydanticUndefined else field.default)
-    secret = name in ("anthropic_api_keys", "gateway_api_keys")
+    secret = name in ("anthropic_api_keys", "gateway_api_keys", "redis_url")
     return Row(name, tuple(extra["env"]), default, extra["unit"], _allowed(field), field.description or "", secret)

@@ -7,16 +7,21 @@ Runs on: start-up.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
+from app import settings_chains
+from app.settings_fields import GatewayKey, UpstreamKey, redacted
+
 if TYPE_CHECKING:
     from app.settings import Settings
 
+# REDIS_ is not among them: platforms set REDIS_TLS_URL, REDIS_HOST and more beside our REDIS_URL.
 OWN_PREFIXES: Final = (
     "ANTHROPIC_",
     "PENSTOCK_",
@@ -25,6 +30,7 @@ OWN_PREFIXES: Final = (
     "PRODUCTION_",
     "STREAM_",
     "RETRY_",
+    "BREAKER_",
     "UPSTREAM_",
     "HTTP_POOL_",
     "HTTP_KEEPALIVE_",
@@ -39,16 +45,7 @@ SDK_NAMES: Final = re.compile(
 SERVICE_LINKS: Final = re.compile(
     r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
-SECRET_NAMES: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
-SECRET_VALUES: Final = re.compile(r"sk-|//[^/]*@")
 PEM_MARK: Final = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
-
-
-def redacted(name: str, value: str) -> str:
-    """``value`` as a fault may show it: hidden when its name or its look says secret, cut at 80 characters."""
-    if SECRET_NAMES.search(name) or SECRET_VALUES.search(value):
-        return "[hidden]"
-    return value if len(value) <= 80 else value[:77] + "..."
 
 
 def unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterator[str]:
@@ -89,7 +86,12 @@ def across(settings: Settings, labels: Mapping[str, str], failed: Iterable[str])
         ({"public_url", "rewrite_results_url"}, _public),
         ({"ssl_cert_file"}, _certificates),
         ({"anthropic_api_keys", "gateway_api_keys"}, _printable),
-        ({"anthropic_concurrency", "anthropic_buffer_size"}, _buffer),
+        ({"anthropic_concurrency", "anthropic_buffer_size"}, settings_chains.buffers),
+        ({"anthropic_concurrency", "web_concurrency"}, settings_chains.slots),
+        ({"anthropic_fallbacks"}, settings_chains.names),
+        ({"anthropic_fallbacks"}, settings_chains.circles),
+        ({"anthropic_fallbacks", "anthropic_api_keys"}, settings_chains.credentials),
+        ({"redis_url"}, _redis),
         ({"retry_429_interval_s", "retry_backoff_max_s"}, _backoff),
         ({"anthropic_api_keys", "gateway_api_keys", "host", "gateway_allow_anonymous"}, _anonymous),
     ):
@@ -116,21 +118,25 @@ def _url(label: str, url: str) -> Iterator[str]:
     if parts is None:
         yield start + "allowed is an http:// or https:// URL with a host."
     elif "@" in parts.netloc:
-        yield start + "a user or password in the URL is not allowed; credentials belong in ANTHROPIC_API_KEYS."
+        yield (
+            start
+            + "a user or password in the URL is not allowed; credentials belong in ANTHROPIC_API_KEYS or in keys."
+        )
     elif "?" in url or "#" in url:
         yield start + "a query or fragment is not allowed."
 
 
 def _upstream(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
-    url, label = settings.anthropic_upstream_url, labels["anthropic_upstream_url"]
-    yield from _url(label, url)
-    parts = _split_url(url)
-    plain = parts is not None and parts.scheme == "http" and not is_loopback(parts.hostname or "")
-    if plain and not settings.allow_plaintext_upstream:
-        yield (
-            f"{label}={redacted('', url)}: plain http is allowed to this host only; "
-            "use https:// or set ALLOW_PLAINTEXT_UPSTREAM=true."
-        )
+    """Where each provider is; in clear text only where nobody listens in, or when that was asked for."""
+    for one in settings_chains.links(settings, labels).values():
+        yield from _url(one.at_url, one.url)
+        parts = _split_url(one.url)
+        plain = parts is not None and parts.scheme == "http" and not is_loopback(parts.hostname or "")
+        if plain and not settings.allow_plaintext_upstream:
+            yield (
+                f"{one.at_url}={redacted('', one.url)}: plain http is allowed to this host only; "
+                "use https:// or set ALLOW_PLAINTEXT_UPSTREAM=true."
+            )
 
 
 def _public(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
@@ -156,27 +162,17 @@ def _certificates(settings: Settings, labels: Mapping[str, str]) -> Iterator[str
 
 
 def _printable(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
-    """A key travels in a header: no spaces, no control characters, ASCII only."""
-    groups = {
-        "anthropic_api_keys": [key.get_secret_value() for key in settings.anthropic_api_keys],
-        "gateway_api_keys": [key.get_secret_value() for key in settings.gateway_api_keys],
-    }
-    for attribute, secrets in groups.items():
-        for place, secret in enumerate(secrets, 1):
-            if not re.fullmatch(r"[\x21-\x7e]+", secret):
-                yield f"{labels[attribute]}=[hidden]: key {place} must be printable ASCII without spaces."
-    names = [key.name for key in settings.anthropic_api_keys]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"{labels['anthropic_api_keys']}=[hidden]: two keys are named {name!r}; names must differ."
-
-
-def _buffer(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
-    if settings.anthropic_buffer_size < settings.anthropic_concurrency:
-        yield (
-            f"{labels['anthropic_buffer_size']}={settings.anthropic_buffer_size}: buffer_size counts running and "
-            f"waiting together, so it must be at least {labels['anthropic_concurrency']} (concurrency)="
-            f"{settings.anthropic_concurrency}."
-        )
+    """A key travels in a header: no spaces, no control characters, ASCII only. Its name tells it from others."""
+    providers = settings_chains.links(settings, labels).values()
+    groups: list[tuple[str, Sequence[UpstreamKey | GatewayKey]]] = [(one.at_keys, one.keys) for one in providers]
+    groups.insert(1, (labels["gateway_api_keys"], settings.gateway_api_keys))
+    for label, keys in groups:
+        for place, key in enumerate(keys, 1):
+            if not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
+                yield f"{label}=[hidden]: key {place} must be printable ASCII without spaces."
+        names = [key.name for key in keys]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"{label}=[hidden]: two keys are named {name!r}; names must differ."
 
 
 def _backoff(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
@@ -185,6 +181,28 @@ def _backoff(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
             f"{labels['retry_backoff_max_s']}={settings.retry_backoff_max_s:g}: must be at least "
             f"{labels['retry_429_interval_s']}={settings.retry_429_interval_s:g} s."
         )
+
+
+def _redis(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    """The URL must lead somewhere, and its client be installed; looked for without importing it."""
+    if settings.redis_url is None:
+        return
+    start = f"{labels['redis_url']}=[hidden]: "
+    if not _leads_to_redis(settings.redis_url.get_secret_value()):
+        yield start + "allowed is redis://host:port/db, rediss://host:port/db or unix:///path."
+    if importlib.util.find_spec("redis") is None:
+        yield start + "needs the Redis client; pip install 'penstock[redis]', or unset it."
+
+
+def _leads_to_redis(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    if url.startswith("unix://"):
+        return bool(parts.path)
+    return url.startswith(("redis://", "rediss://")) and bool(parts.hostname) and port_is_valid
 
 
 def _anonymous(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from app.errors import GatewayError, ProtocolBroken
 
 WEDGED_S = 2.0
 TICK_S = 0.4
+STOP_S = 1.0
 
 Make = Callable[["Crossing"], Coroutine[Any, Any, None]]
 
@@ -255,9 +256,16 @@ class Bridge:
         return box[0]
 
     def stop(self) -> None:
-        """Stop all loops; their tasks are cancelled."""
-        for loop in (self.main, *self._pool):
+        """Stop all loops; their tasks are cancelled. Waits for their threads, for ``STOP_S`` at most.
+
+        An interpreter that is finalized while a loop still fires its timers crashes.
+        """
+        loops = (self.main, *self._pool)
+        for loop in loops:
             loop.stop()
+        sleep, until = original("time", "sleep"), time.monotonic() + STOP_S
+        while any(loop.alive and not loop.here() for loop in loops) and time.monotonic() < until:
+            sleep(0.005)
 
     def check(self) -> str:
         """Why the background loop cannot serve, or "" (also noted in ``degraded`` and ``events``)."""

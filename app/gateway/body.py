@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from app.bridge.call import Crossing
-from app.errors import ClientGone, Draining, GatewayError, StreamBroken
+from app.errors import ClientGone, Draining, GatewayError, Refused, StreamBroken
 from app.exchange import Reply
 from app.wire import sse
 from app.wire.headers import first
@@ -57,6 +57,7 @@ class Body:
         pieces: The bytes, in order.
         finish: Called once at the end with (error or None, whether the client left, bytes handed out).
         crossing: Closed at the end.
+        reader: Shown every piece, if there is one.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Body:
         pieces: Iterator[bytes],
         crossing: Crossing,
         finish: Callable[[GatewayError | None, bool, int], None],
+        reader: Callable[[bytes], None] | None = None,
     ) -> None:
         self._pieces = pieces
         self._crossing = crossing
         self._finish = finish
+        self._reader = reader
         self._done = False
         self._error: GatewayError | None = None
         self._closed = False
@@ -92,6 +95,8 @@ class Body:
             self._error = exc
             raise ConnectionResetError(errno.ECONNRESET, exc.message) from exc
         self._bytes += len(piece)
+        if self._reader is not None:
+            self._reader(piece)
         return piece
 
     def close(self) -> None:
@@ -248,7 +253,7 @@ class EventStream:
     def _terminate(self, error: GatewayError) -> Ending:
         if self._over:  # the stream had said its last word before the connection broke
             return None
-        kind = "overloaded_error" if isinstance(error, Draining) else "api_error"
+        kind = error.kind if isinstance(error, Refused) else "api_error"
         event = sse.error_event(kind, error.message, self._request_id)
         yield b"\n\n" + event if self._torn else event
         return error

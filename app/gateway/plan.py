@@ -1,16 +1,16 @@
 """Turn an Exchange into a Plan: where it goes, with which headers, by when; a 4xx ends here, nothing sent.
 
-Pure: the clock and the credential are passed in.
+Pure: the clock is passed in.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from app.errors import InvalidRequest
 from app.exchange import Exchange, Plan
+from app.policy.affinity import conversation, model
 from app.providers.base import Endpoint, Provider
 from app.wire import headers as wire
 
@@ -19,6 +19,9 @@ _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?=[/?#\\]|%5c|%2f|$)", re.IGNORECAS
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,200})"')
 _MODEL_WINDOW_BYTES = 4096
 _NOTHING: frozenset[str] = frozenset()
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_RETRIES_AT_MOST = 1000
+MODEL_SEARCH_BYTES = 64 << 20
 _SEARCH_LIMIT_BYTES = 1 << 20
 
 
@@ -28,32 +31,23 @@ class Rules:
 
     Attributes:
         provider: The provider.
-        origin: ``scheme://host[:port]`` of the upstream.
-        base_path: Path in front of every target, or "".
+        origin: ``scheme://host[:port]`` of the upstream that is asked first.
         version: Value for a missing version header.
         strip_credentials: The gateway holds credentials: the caller's end here.
         request_timeout_s: Whole non-stream exchange.
         stream_timeout_s: Longest silence inside a stream or transfer.
+        affine: There are several keys to choose from, so that a conversation should keep its own (B34).
+        by_model: Some keys serve some models only, so that the model has to be known.
     """
 
     provider: Provider
     origin: str
-    base_path: str
     version: str
     strip_credentials: bool
     request_timeout_s: float
     stream_timeout_s: float
-
-    @classmethod
-    def of(cls, provider: Provider, url: str, **rest: object) -> Rules:
-        """Split ``url`` into origin and base path."""
-        parts = urlsplit(url)
-        return cls(
-            provider=provider,
-            origin=f"{parts.scheme}://{parts.netloc}",
-            base_path=parts.path.rstrip("/"),
-            **rest,  # type: ignore[arg-type]
-        )
+    affine: bool = False
+    by_model: bool = False
 
 
 def check_target(target: str) -> None:
@@ -93,14 +87,19 @@ def may_stream(body: bytes) -> bool:
     return len(body) > _SEARCH_LIMIT_BYTES or b'"stream"' in body
 
 
-def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | None, now: float) -> Plan:
+def client_retries(exchange: Exchange) -> int:
+    """How often the client's SDK says it has sent this before (B32); 0 where it does not say."""
+    told = wire.first(exchange.headers, "x-stainless-retry-count")
+    return min(int(told), _RETRIES_AT_MOST) if told is not None and told.isascii() and told.isdigit() else 0
+
+
+def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float) -> Plan:
     """The plan for one exchange.
 
     Args:
         exchange: What the client sent.
         rules: Of the provider.
         endpoint: Of the target.
-        key: Our own upstream credential, or None to pass the caller's through.
         now: Monotonic seconds.
 
     Raises:
@@ -112,8 +111,6 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | N
     pairs = wire.request_headers(exchange.headers, drop)
     if problem := wire.fault(pairs):
         raise InvalidRequest(f"The request is not valid: {problem}.")
-    if key is not None:
-        pairs.append((provider.key_header, key))
     if wire.first(pairs, provider.version_header) is None:
         pairs.append((provider.version_header, rules.version))
     if exchange.streamed and exchange.content_length is not None:
@@ -121,12 +118,17 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, key: str | N
     return Plan(
         provider=provider.name,
         method=exchange.method,
-        origin=rules.origin,
-        target=rules.base_path + exchange.target,
+        target=exchange.target,
         headers=tuple(pairs),
         body=exchange.body,
         deadline_at=now + rules.request_timeout_s,
         silence_s=rules.stream_timeout_s,
         may_stream=may_stream(exchange.body),
         whole=not endpoint.transfer,
+        caller=exchange.caller,
+        model=model(exchange.body, MODEL_SEARCH_BYTES) if rules.by_model else "",
+        conversation=conversation(exchange.headers, exchange.body) if rules.affine else b"",
+        repeatable=endpoint.repeatable or exchange.method in _SAFE,
+        proves_key=endpoint.repeatable,
+        client_retries=client_retries(exchange),
     )

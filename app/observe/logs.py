@@ -27,6 +27,15 @@ _WARNINGS = frozenset(
         "transport_fallback",
         "warm_up_failed",
         "setting_without_effect",
+        "breaker_opened",
+        "credential_benched",
+        "shared_state_degraded",
+        "caller_limits_degraded",
+        "caller_counters_unavailable",
+        "board_unavailable",
+        "board_full",
+        "board_names_too_long",
+        "redis_certificate_unverified",
     }
 )
 
@@ -84,9 +93,19 @@ class ExchangeLog:
             total_ms=_ms(record.total_ms),
             gateway_ms=_ms(record.gateway_ms),
             attempts=[
-                {"outcome": a.outcome, "ms": _ms(a.ms), "connection": a.connection} for a in record.attempts
+                {
+                    "outcome": a.outcome,
+                    "ms": _ms(a.ms),
+                    "waited_ms": _ms(a.waited_ms),
+                    "provider": a.provider,
+                    "credential": a.credential,
+                    "connection": a.connection,
+                }
+                for a in record.attempts
             ],
+            provider=record.provider,
             credential=record.credential,
+            caller=record.caller,
             tokens=record.tokens,
             client_left=record.client_left,
             fallback=record.fallback,

@@ -17,6 +17,7 @@ from app.exchange import Record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ADDED_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+_WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _UPSTREAM_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 REQUESTS = Counter("penstock_requests", "Exchanges by route, status and slug.", ["route", "status", "slug"])
@@ -51,8 +52,56 @@ REUSED = Gauge(
     ["provider"],
     multiprocess_mode="sum",
 )
+RUNNING = Gauge("penstock_slots_running", "Exchanges that hold a slot.", ["provider"], multiprocess_mode="livesum")
+WAITING = Gauge("penstock_queue_depth", "Exchanges waiting for a slot.", ["provider"], multiprocess_mode="livesum")
+CONCURRENCY = Gauge(
+    "penstock_slots_capacity", "Exchanges that may run at once.", ["provider"], multiprocess_mode="livesum"
+)
+BUFFER = Gauge(
+    "penstock_queue_capacity",
+    "Exchanges that may run and wait together.",
+    ["provider"],
+    multiprocess_mode="livesum",
+)
+QUEUE_WAIT = Histogram("penstock_queue_wait_seconds", "Wait for a slot.", ["provider"], buckets=_WAIT_BUCKETS_S)
+DROPS = Counter("penstock_drops", "Exchanges refused because the buffer was full.")
+ATTEMPTS = Histogram(
+    "penstock_attempts", "Tries per exchange that was sent.", ["provider"], buckets=(1, 2, 3, 4, 5, 7, 10)
+)
+RETRIES = Counter(
+    "penstock_retries", "Tries that another one followed, by what came of them.", ["provider", "reason"]
+)
+RETRIES_LEFT = Gauge(
+    "penstock_retry_budget_left", "Retries the budget would still allow.", multiprocess_mode="livesum"
+)
+BREAKER = Gauge(
+    "penstock_breaker_state",
+    "Workers whose breaker of this provider is in this state.",
+    ["provider", "state"],
+    multiprocess_mode="livesum",
+)
+CREDENTIAL = Gauge(
+    "penstock_credential_state",
+    "Workers to which this key is in this state.",
+    ["provider", "credential", "state"],
+    multiprocess_mode="livesum",
+)
+CREDENTIAL_IN_FLIGHT = Gauge(
+    "penstock_credential_in_flight",
+    "Exchanges under way with this key.",
+    ["provider", "credential"],
+    multiprocess_mode="livesum",
+)
+SHARED_STATE_DEGRADED = Gauge(
+    "penstock_shared_state_degraded",
+    "Workers that cannot reach Redis and go on with what they know themselves.",
+    multiprocess_mode="livesum",
+)
 DEGRADED = Gauge("penstock_degraded", "Workers whose background loop cannot serve.", multiprocess_mode="livesum")
 DRAINING = Gauge("penstock_draining", "Workers that are shutting down.", multiprocess_mode="livesum")
+
+BREAKER_STATES = ("closed", "open", "half_open")
+CREDENTIAL_STATES = ("healthy", "probation", "cooling", "benched", "open")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -65,8 +114,32 @@ def _times(route: str) -> tuple[Histogram, Histogram]:
     return ADDED.labels(route), UPSTREAM.labels(route)
 
 
+@functools.lru_cache(maxsize=256)
+def _journeys(provider: str) -> tuple[Histogram, Histogram]:
+    return QUEUE_WAIT.labels(provider), ATTEMPTS.labels(provider)
+
+
+def _count_journey(record: Record) -> None:
+    wait, attempts = _journeys(record.provider)
+    wait.observe((record.queue_ms or 0.0) / 1000.0)
+    if record.attempts:
+        attempts.observe(len(record.attempts))
+        for attempt in record.attempts[:-1]:
+            RETRIES.labels(attempt.provider, attempt.outcome).inc()
+
+
+def set_state(gauge: Gauge, states: tuple[str, ...], now_in: str, *labels: str) -> None:
+    """Of the ``states`` of one thing, it is in ``now_in``."""
+    for state in states:
+        gauge.labels(*labels, state).set(1 if state == now_in else 0)
+
+
 def observe(record: Record) -> None:
     """Count one exchange."""
+    if record.queue_ms is not None:
+        _count_journey(record)
+    if record.slug == "queue_full":
+        DROPS.inc()
     _requests(record.route, record.status, record.slug).inc()
     if record.gateway_ms is not None and record.upstream_head_ms is not None:
         added, upstream = _times(record.route)

@@ -18,11 +18,13 @@ class Endpoint:
         pattern: Matches the whole path without query.
         transfer: Bodies may be files: the request is streamed up, the answer streamed down over a connection of
             its own, and only silence is limited, not the whole time.
+        repeatable: A request may be processed twice without harm beyond its cost, whatever its method.
     """
 
     name: str
     pattern: re.Pattern[str]
     transfer: bool = False
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

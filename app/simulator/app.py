@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from app.simulator import batches, content, scenarios, streams
 from app.simulator.body import KEEP_BYTES, Asked
 from app.simulator.files import Files
+from app.simulator.keys import Programs
 from app.simulator.replay import Recording
 from app.simulator.scenarios import Scenario
 from app.simulator.scripts import Scripts, fail, respond
@@ -37,6 +40,7 @@ class Provider:
         self.stats = Stats()
         self._recordings = recordings
         self._scripts = Scripts()
+        self._programs = Programs()
         files, batch = Files(), batches.Batches()
         self._endpoints: dict[str, Callable[[Sink], None]] = {
             "messages": self._messages,
@@ -88,12 +92,22 @@ class Provider:
         if asked is not None:
             sink.model = asked.model
         self.stats.received(sink)
+        if request.route.name == "messages" and self._ruled(sink):
+            return
         if request.replay:
             self._replay(sink)
         elif asked is not None and request.scenario:
             self._scripted(sink, asked)
         else:
             self._endpoints[request.route.name](sink)
+
+    def _ruled(self, sink: Sink) -> bool:
+        """Notes the request in its key's record; True if the key's program has answered it."""
+        sink.attempt, answer = self._programs.meet(sink.request.key, time.monotonic(), time.time())
+        if answer is None:
+            return False
+        fail(sink, answer.status, retry_after=answer.retry_after, headers=answer.headers, body=answer.body)
+        return True
 
     def _scripted(self, sink: Sink, asked: Asked) -> None:
         """A scenario named by a header: on messages as by the model name, elsewhere where it makes sense."""
@@ -134,17 +148,28 @@ class Provider:
     def _control(self, sink: Sink) -> None:
         """A question about what was seen."""
         name = sink.request.route.name
-        data: object = {}
+        data: dict[str, Any] | list[Any] | None = {}
         if name == "__stats":
             data = self.stats.snapshot()
         elif name == "__last":
             data = self.stats.last_request()
         elif name == "__requests":
             data = self.stats.recent_requests()
+        elif name == "__keys":
+            data = self._programs.record() if sink.request.method == "GET" else self._load(sink)
         else:
             self.stats.reset()
             self._scripts.tally.clear()
-        respond(sink, 200, content.JSON_HEAD, json.dumps(data).encode())
+            self._programs = Programs()
+        respond(sink, 400 if data and "fault" in data else 200, content.JSON_HEAD, json.dumps(data).encode())
+
+    def _load(self, sink: Sink) -> dict[str, str]:
+        """Takes the programs of all keys; says what is wrong with them, if anything."""
+        try:
+            self._programs.load(json.loads(sink.body.first), time.monotonic())
+        except ValueError as fault:
+            return {"fault": str(fault)}
+        return {}
 
 
 def _echo(sink: Sink) -> None:

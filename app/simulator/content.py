@@ -20,8 +20,7 @@ def _limits(name: str, limit: int, left: int) -> list[tuple[str, str]]:
     return [(f"{prefix}-limit", str(limit)), (f"{prefix}-remaining", str(left)), (f"{prefix}-reset", _RESET_AT)]
 
 
-PROVIDER_HEADERS: Pairs = (
-    *_limits("requests", 4000, 3999),
+_OTHER_HEADERS: Pairs = (
     *_limits("input-tokens", 400_000, 400_000),
     *_limits("output-tokens", 80_000, 80_000),
     *_limits("tokens", 480_000, 480_000),
@@ -31,10 +30,13 @@ PROVIDER_HEADERS: Pairs = (
     ("cf-cache-status", "DYNAMIC"),
     ("server", "cloudflare"),
 )
-JSON_HEAD = Head([("content-type", "application/json"), *PROVIDER_HEADERS])
-SSE_HEAD = Head(
-    [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"), *PROVIDER_HEADERS]
-)
+PROVIDER_HEADERS: Pairs = (*_limits("requests", 4000, 3999), *_OTHER_HEADERS)
+_JSON: Pairs = (("content-type", "application/json"),)
+_SSE: Pairs = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"))
+JSON_HEAD = Head([*_JSON, *PROVIDER_HEADERS])
+SSE_HEAD = Head([*_SSE, *PROVIDER_HEADERS])
+# The same without a limit on requests, for a key whose program states its own.
+UNLIMITED = {JSON_HEAD: Head([*_JSON, *_OTHER_HEADERS]), SSE_HEAD: Head([*_SSE, *_OTHER_HEADERS])}
 OCTETS_HEAD = Head([("content-type", "application/octet-stream"), *PROVIDER_HEADERS])
 JSONL_HEAD = Head([("content-type", "application/x-jsonl"), *PROVIDER_HEADERS])
 HTML_HEAD = Head(

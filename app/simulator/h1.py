@@ -69,6 +69,8 @@ class H1Sink(Sink):
         if self.gone or self._head_sent:
             return
         self._head_sent = True
+        if self.attempt is not None:
+            head, extra = self.attempt.answered(status, head, extra)
         parts = [h1_status(status), head.h1]
         if head.dated:
             parts.append(self._conn.hub.dates.at(time.time()).h1)

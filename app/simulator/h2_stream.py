@@ -84,6 +84,8 @@ class H2Stream(Sink):
         if self.gone or self._head_sent:
             return
         self._head_sent = True
+        if self.attempt is not None:
+            head, extra = self.attempt.answered(status, head, extra)
         block = self._conn.table_prefix() + h2_status(status) + head.h2
         if head.dated:
             block += self._conn.dates.at(time.time()).h2

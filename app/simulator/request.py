@@ -20,11 +20,23 @@ class RequestHead:
         protocol: ``http/1.1-plain``, ``http/1.1-tls`` or ``h2``.
         authority: ``:authority`` or Host.
         route: What it means.
+        key: Value of x-api-key, or the bearer token of authorization, or an empty string.
         scenario: Value of x-sim-scenario or x-lab-scenario, or an empty string.
         replay: Value of x-sim-replay, or an empty string.
     """
 
-    __slots__ = ("authority", "headers", "method", "path", "protocol", "replay", "route", "scenario", "target")
+    __slots__ = (
+        "authority",
+        "headers",
+        "key",
+        "method",
+        "path",
+        "protocol",
+        "replay",
+        "route",
+        "scenario",
+        "target",
+    )
 
     def __init__(self, method: str, target: str, headers: Pairs, protocol: str, authority: str = "") -> None:
         self.method = method
@@ -33,9 +45,9 @@ class RequestHead:
         self.headers = headers
         self.protocol = protocol
         self.authority = authority
-        self.scenario = self.replay = ""
+        self.scenario = self.replay = self.key = ""
         for name, value in headers:
-            if len(name) in (12, 14):
+            if len(name) in (9, 12, 13, 14):
                 self._option(name.lower(), value)
         self.authority = authority or self.get("host")
         self.route: Route = match(method, self.path)
@@ -46,6 +58,10 @@ class RequestHead:
             self.scenario = value
         elif name == "x-sim-replay":
             self.replay = value
+        elif name == "x-api-key":
+            self.key = value
+        elif name == "authorization" and value[:7].lower() == "bearer ":
+            self.key = self.key or value[7:].strip()
 
     def get(self, name: str) -> str:
         """The first value of header ``name`` (lower case), or an empty string."""

@@ -22,6 +22,7 @@ class Route(NamedTuple):
 
 
 _CONTROL = {("GET", "/__stats"), ("POST", "/__reset"), ("GET", "/__last"), ("GET", "/__requests")}
+_CONTROL |= {("GET", "/__keys"), ("POST", "/__keys")}
 _ID = r"/([A-Za-z0-9_.:@-]+)"
 _TABLE: tuple[tuple[str, str, str], ...] = (
     ("POST", r"/messages", "messages"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,7 +37,7 @@ class Running:
         return answer
 
     def reset(self) -> None:
-        """Sets the counters to zero and forgets flaky callers."""
+        """Sets the counters to zero; forgets flaky callers and the programs of keys."""
         self._ask("POST", "/__reset")
 
     def last(self) -> dict[str, Any] | None:
@@ -49,11 +50,26 @@ class Running:
         answer: list[dict[str, str]] = self._ask("GET", "/__requests")
         return answer
 
-    def _ask(self, method: str, path: str) -> Any:
+    def set_keys(self, programs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Sets what each upstream key is answered from now on (``app.simulator.keys`` has the grammar).
+
+        Raises:
+            ValueError: A program is not in the grammar.
+        """
+        fault = self._ask("POST", "/__keys", json.dumps(programs)).get("fault")
+        if fault:
+            raise ValueError(fault)
+
+    def keys(self) -> dict[str, list[tuple[float, int]]]:
+        """Per upstream key, (seconds since ``set_keys``, status) of each messages request, in order of arrival."""
+        found: dict[str, list[list[float]]] = self._ask("GET", "/__keys")
+        return {key: [(t_s, int(status)) for t_s, status in rows] for key, rows in found.items()}
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> Any:
         where = urlsplit(self.plain_url)
         connection = http.client.HTTPConnection(where.hostname or "127.0.0.1", where.port, timeout=_TIMEOUT_S)
         try:
-            connection.request(method, path, headers={"connection": "close"})
+            connection.request(method, path, body, headers={"connection": "close"})
             return json.loads(connection.getresponse().read())
         finally:
             connection.close()

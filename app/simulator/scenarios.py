@@ -16,6 +16,7 @@
     slowhead-<ms>  slowread-<KBps>   head after ms; the request body is read slowly
     big-<K>k                         K KiB of octets as fast as flow control allows
     flaky-<K>-<code>                 K times this status for the same caller or body, then success
+    overloaded-<K>                   the same with an overloaded_error as the first event of a 200
 
 Deltas without a gap are small HTTP/2 frames faster than most clients read: with clients that guard against
 floods of those (Rust's h2 counts frames under 256 bytes), pad them: stream-5000x0ms-256b.
@@ -46,7 +47,7 @@ class Scenario:
         pad_bytes: Filler in each delta.
         size_kib: Text (json) or body (big) size; 0 = the default text.
         status: Error status (status, flaky).
-        count: How often a flaky scenario fails.
+        count: How often a flaky or overloaded scenario fails; overloaded: 0 = always.
         retry_after: Value of retry-after, or None for the status's own.
         rate_kbps: KiB per second at which a request body is read; 0 = at once.
     """
@@ -93,7 +94,7 @@ _PATTERNS: tuple[tuple[str, _Build], ...] = (
     (r"stall(?:-(\d+))?", _ending("stall")),
     (r"halfevent(?:-(\d+))?", _ending("halfevent")),
     (r"streamerror(?:-(\d+))?", _ending("streamerror")),
-    (r"overloaded", lambda name, g: Scenario("overloaded", name)),
+    (r"overloaded(?:-(\d+))?", lambda name, g: Scenario("overloaded", name, count=int(g[0] or 0))),
     (r"hang", lambda name, g: Scenario("hang", name)),
     (r"refused", lambda name, g: Scenario("refused", name)),
     (r"goaway-now", lambda name, g: Scenario("goaway_now", name)),

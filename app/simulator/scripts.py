@@ -51,9 +51,17 @@ def respond(sink: Sink, status: int, head: Head, body: bytes, extra: Pairs = ())
     sink.end(body)
 
 
-def fail(sink: Sink, status: int, *, retry_after: str | None = None, detail: str = "") -> None:
-    """An error answer in the API's shape."""
-    extra = []
+def fail(
+    sink: Sink,
+    status: int,
+    *,
+    retry_after: str | None = None,
+    detail: str = "",
+    headers: Pairs = (),
+    body: bytes = b"",
+) -> None:
+    """An error answer in the API's shape, or with ``body`` if that is not empty."""
+    extra = [*headers]
     if retry_after is None and status == 429:
         retry_after = "1"
     if retry_after is not None:
@@ -61,7 +69,7 @@ def fail(sink: Sink, status: int, *, retry_after: str | None = None, detail: str
     if status == 429 or status >= 500:
         extra.append(("x-should-retry", "true"))
     identifier = content.request_id()
-    body = content.error(status, identifier, detail)
+    body = body or content.error(status, identifier, detail)
     sink.head(status, content.JSON_HEAD, request_id=identifier, extra=extra, length=len(body))
     sink.end(body)
 
@@ -149,6 +157,9 @@ class Scripts:
         self._ordinary(sink, scenario, asked)
 
     def _overloaded(self, sink: Sink, scenario: Scenario, asked: Asked) -> None:
+        if scenario.count and self._times(sink, scenario, asked) >= scenario.count:
+            self._ordinary(sink, scenario, asked)
+            return
         if not asked.stream:
             fail(sink, 529)
             return

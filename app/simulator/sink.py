@@ -15,6 +15,7 @@ from typing import Protocol
 
 from app.simulator.body import Body
 from app.simulator.heads import Head, Pairs
+from app.simulator.keys import Attempt
 from app.simulator.request import RequestHead
 from app.simulator.stats import Stats
 from app.simulator.ticker import Ticker
@@ -84,6 +85,7 @@ class Sink:
     """One request and its answer.
 
     Attributes:
+        attempt: Its place in the record of the key it came with; messages requests only.
         gone: The exchange is over: answered, broken off or refused. Writes are ignored from then on.
         model: Model of the request once its body is known.
         bytes_sent: Body bytes handed to the transport.
@@ -92,12 +94,24 @@ class Sink:
         throttle: Reads the request body slowly when set.
     """
 
-    __slots__ = ("app", "body", "bytes_sent", "gone", "model", "on_gone", "on_writable", "request", "throttle")
+    __slots__ = (
+        "app",
+        "attempt",
+        "body",
+        "bytes_sent",
+        "gone",
+        "model",
+        "on_gone",
+        "on_writable",
+        "request",
+        "throttle",
+    )
 
     def __init__(self, app: Application, request: RequestHead) -> None:
         self.app = app
         self.request = request
         self.body = Body()
+        self.attempt: Attempt | None = None
         self.gone = False
         self.model = ""
         self.bytes_sent = 0

@@ -1,100 +1,370 @@
-"""Try: send one plan, say in the gateway's terms what failed, and note how each try went.
+"""Try: gates, credential, send, judge, again? The only place where anything is sent twice (B30).
 
-What a failure means for the caller (may it be sent again?) is decided here by exception type, never by text.
+    enter a target's room -> admitted (breaker, key) -> send -> head -> judged
+       ^  refused: the next target                                |
+       |                                                          +-- good, or to be passed on: handed up
+       +------------- again: same, other key, next target --------+
+
+Until the next try is admitted, the answer of the last one is kept: where nobody admits it, the client gets that
+answer as it came. What a failure means is decided by exception type and status, never by text.
 
 Runs on: loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 
 import httpx
 
-from app.errors import (
-    ConnectFailed,
-    DeadlinePassed,
-    GatewayError,
-    InvalidRequest,
-    ProtocolBroken,
-    QueueTimeout,
-    StreamBroken,
-    UpstreamError,
+from app.errors import DeadlinePassed, GatewayError, NoCredential, QueueTimeout, Refused, UnservedModel
+from app.exchange import Attempt, Journey, Outbound, Plan
+from app.policy.retry import (
+    Again,
+    Budget,
+    Chances,
+    Failure,
+    Rules,
+    State,
+    decide,
+    retry_after_s,
+    should_retry,
 )
-from app.exchange import Attempt, Outbound, Plan
-from app.upstream.pool import Pool
-from app.upstream.transport_base import Inbound
+from app.upstream.failures import before_head, kind_of
+from app.upstream.opened import Opened
+from app.upstream.slots import Slot
+from app.upstream.target import Target, Ticket
+from app.wire.headers import first
+from app.wire.sse import complete, is_overloaded
+
+PEEK_BYTES = 65536
+PEEK_S = 2.0
+TIME_TO_SEND_S = 0.1
+OVERLOADED = "overloaded_error"
+pause = asyncio.sleep
+_NO_KEYS: frozenset[int] = frozenset()
+_NO_RIGHT = frozenset({401, 403})
+_LATER = frozenset({401, 403, 408, 409, 429})
 
 
-def before_head(error: httpx.TransportError) -> GatewayError:
-    """What a transport failure before the head is called. ConnectFailed and QueueTimeout: nothing was sent.
+@dataclass(slots=True)
+class _Try:
+    """What one try came to: an answer or an error, and how it is judged."""
 
-    The client is not told the transport's words, which name addresses; the log is (``Record.cause``).
+    opened: Opened | None
+    error: GatewayError | None
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long, and how often, an exchange may be tried; from the settings, one for all exchanges.
+
+    Attributes:
+        rules: Of the retry policy.
+        rnd: Random numbers in [0, 1).
     """
-    made: GatewayError
-    if isinstance(error, httpx.PoolTimeout):
-        made = QueueTimeout("No upstream connection became free in time.")
-    elif isinstance(error, httpx.ConnectTimeout):
-        made = ConnectFailed("The upstream could not be reached in time.")
-    elif isinstance(error, httpx.ConnectError):
-        made = ConnectFailed()
-    elif isinstance(error, httpx.TimeoutException):
-        made = DeadlinePassed()
-    elif isinstance(error, httpx.LocalProtocolError):
-        made = InvalidRequest("The request cannot be sent on: its method, target or a header is not valid HTTP.")
-    else:
-        made = ProtocolBroken()
-    made.__cause__ = error
-    return made
 
-
-def in_body(error: httpx.TransportError) -> UpstreamError:
-    """What a transport failure after the head is called."""
-    made = StreamBroken()
-    made.__cause__ = error
-    return made
+    rules: Rules
+    rnd: Callable[[], float]
 
 
 class Attempts:
     """The tries of one exchange.
 
+    Args:
+        targets: Where it may go, in order.
+        plan: What to send.
+        upload: The body where it is streamed; ``plan.body`` otherwise.
+        patience: How often, how long.
+        budget: Of retries, shared by the worker.
+
     Attributes:
-        made: What each try came to, in order.
         sent_at: Instant at which the last try went to the transport.
+        head_at: Instant at which its head came.
     """
 
-    def __init__(self, pool: Pool, plan: Plan) -> None:
-        self._pool = pool
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        plan: Plan,
+        upload: AsyncIterator[bytes] | None,
+        patience: Patience,
+        budget: Budget,
+    ) -> None:
+        self._left = list(targets)
         self._plan = plan
-        self.made: list[Attempt] = []
+        self._upload = upload
+        self._patience = patience
+        self._budget = budget
+        self._state = State.begin(patience.rules, plan.client_retries)
+        self._target = targets[0]
+        self._slot: Slot | None = None
+        self._ticket: Ticket | None = None
+        self._kept: Opened | None = None
+        self._tried: frozenset[int] = _NO_KEYS
+        self._forbidden: frozenset[int] = _NO_KEYS
+        self._queue_s = 0.0
+        self._waited_s = 0.0
+        self._credential = ""
+        self._stage = "queue"
+        self._made: list[Attempt] = []
         self.sent_at = 0.0
+        self.head_at = 0.0
 
-    async def send(self, body: bytes | AsyncIterator[bytes]) -> Inbound:
-        """Send the plan; returns once the head is there.
+    async def send(self) -> Opened:
+        """Send the plan until it is answered well or nothing more may be done; returns once a head is there.
 
         Raises:
             GatewayError: What failed, and by its branch whether anything may have been sent.
         """
-        plan = self._plan
-        outbound = Outbound(plan.method, plan.origin, plan.target, plan.headers, body)
-        self.sent_at = began = time.monotonic()
-        try:
-            inbound = await self._pool.send(outbound, streaming=plan.may_stream, download=not plan.whole)
-        except httpx.TransportError as exc:
-            error = before_head(exc)
-            self._note(error.slug, began)
-            error.attempts = tuple(self.made)
-            raise error from exc
-        self._note(str(inbound.status), began, inbound.connection)
-        return inbound
+        await self._enter()
+        self._budget.on_request(time.monotonic())  # not before: what is refused earns no retries
+        while True:
+            tried = await self._try()
+            again = None if tried.failure is None else self._again(tried.failure)
+            if again is None:
+                return self._over(tried)
+            self._kept = tried.opened
+            try:
+                await self._prepare(again)
+            except (Refused, UnservedModel):
+                if tried.error is not None:
+                    raise tried.error from None
+                if tried.opened is None:
+                    raise
+                self._kept = None
+                return tried.opened
+            await self._drop_kept()
 
-    def out_of_time(self) -> DeadlinePassed:
-        """The deadline struck while the last try was under way."""
+    def journey(self) -> Journey:
+        """How far it has come; who made the last try, or would have made the first one."""
+        provider = self._made[-1].provider if self._made else self._target.name
+        return Journey(provider, self._credential, self._queue_s * 1000.0, tuple(self._made))
+
+    def out_of_time(self) -> GatewayError:
+        """The deadline struck before there was a head."""
+        if self._stage == "queue":
+            return QueueTimeout()
+        if self._stage == "wait":
+            return QueueTimeout("The request waited too long for a usable upstream credential.")
         error = DeadlinePassed()
-        self._note(error.slug, self.sent_at)
-        error.attempts = tuple(self.made)
+        self._note(error.slug)
+        self._judge(Failure("broken"), 0, ())
         return error
 
-    def _note(self, outcome: str, began: float, connection: str = "") -> None:
-        self.made.append(Attempt(outcome, (time.monotonic() - began) * 1000.0, connection))
+    def broke(self) -> None:
+        """The answer's body broke off."""
+        if self._ticket is not None:
+            self._target.broke(self._ticket)
+
+    async def leave(self) -> None:
+        """The exchange is over, whatever happened: its key, its slot and what was kept are let go. Idempotent."""
+        self._end_ticket()
+        self._leave_room()
+        await self._drop_kept()
+
+    # --- getting in
+
+    async def _enter(self) -> None:
+        """A slot and a ticket of the first target that gives them.
+
+        Raises:
+            Refused, UnservedModel: None does; the reason of the first one that may do so later, if any.
+        """
+        reason: Refused | UnservedModel | None = None
+        refusing = self._target
+        while self._left:
+            target = self._target = self._left[0]
+            try:
+                await self._admitted(target)
+            except (Refused, UnservedModel) as refusal:
+                self._go_on()
+                if reason is None or not isinstance(reason, Refused):
+                    reason, refusing = refusal, target
+            else:
+                return
+        self._target = refusing
+        raise reason or Refused()
+
+    async def _admitted(self, target: Target) -> None:
+        """A slot (unless one is held) and a ticket of this target."""
+        patience_s = self._wait_for_key_s() if len(self._left) == 1 else 0.0
+        until = time.monotonic() + patience_s
+        while True:
+            if self._slot is None:
+                if not target.breaker.would_admit(time.monotonic()):
+                    target.admit(self._plan, self._tried)  # raises: no use in queueing for it
+                self._stage = "queue"
+                self._slot = await target.slots.enter(self._plan.caller)
+                self._queue_s += self._slot.waited_s
+            self._stage = "wait"
+            try:
+                self._ticket = target.admit(self._plan, self._tried)
+                break
+            except NoCredential:
+                if patience_s <= 0.0:
+                    raise
+            self._leave_room()  # whoever waits for a key holds no slot of those who have one
+            began = time.monotonic()
+            await target.rest(self._plan, self._tried, until)
+            self._waited_s += time.monotonic() - began
+        self._credential = self._ticket.credential
+
+    def _go_on(self) -> None:
+        """Be done with the first of the targets that are left; what is known of keys was known of its keys."""
+        self._leave_room()
+        self._left.pop(0)
+        self._tried = self._forbidden = _NO_KEYS
+
+    def _wait_for_key_s(self) -> float:
+        """Longest wait for a key: as long as a ``retry-after`` is waited for, and so that time is left."""
+        left_s = self._plan.deadline_at - time.monotonic() - TIME_TO_SEND_S
+        return max(0.0, min(self._patience.rules.cap_s, left_s))
+
+    async def _prepare(self, again: Again) -> None:
+        """What has to be before the next try: its pause, its target, its key.
+
+        Raises:
+            Refused: There will be no next try.
+        """
+        if again.where == "fallback":
+            self._go_on()
+        elif again.after_s > 0.0:
+            self._stage = "wait"
+            await pause(again.after_s)
+            self._waited_s += again.after_s
+        await self._enter()
+
+    # --- one try
+
+    async def _try(self) -> _Try:
+        plan, target, ticket = self._plan, self._target, self._ticket
+        assert ticket is not None  # noqa: S101 - _enter came first
+        pair = target.pair(ticket)
+        outbound = Outbound(
+            plan.method,
+            target.options.origin,
+            target.options.base_path + plan.target,
+            plan.headers if pair is None else (*plan.headers, pair),
+            plan.body if self._upload is None else self._upload,
+        )
+        self._state = self._state.tried()
+        self._stage = "try"
+        self.sent_at = time.monotonic()
+        try:
+            inbound = await target.pool.send(outbound, streaming=plan.may_stream, download=not plan.whole)
+        except httpx.TransportError as exc:
+            return self._failed(exc)
+        self.head_at = time.monotonic()
+        opened = Opened(inbound)
+        try:
+            return await self._answered(opened)
+        except BaseException:
+            await opened.aclose()
+            raise
+
+    def _failed(self, exc: httpx.TransportError) -> _Try:
+        error, kind = before_head(exc), kind_of(exc)
+        self._note(error.slug)
+        failure = Failure(kind) if kind is not None else None
+        self._judge(failure, 0, ())
+        return _Try(None, error, failure)
+
+    async def _answered(self, opened: Opened) -> _Try:
+        status = opened.status
+        failure = None
+        if (
+            status == 200 and opened.stream and _is_plain(opened)
+        ):  # also at the last try: breaker and key learn of it
+            ahead = await opened.read_ahead(_whole_event, PEEK_BYTES, PEEK_S)
+            if is_overloaded(ahead):
+                failure = Failure("overloaded")
+        elif status >= 500 or status in _LATER or (status >= 400 and should_retry(opened.headers)):
+            failure = Failure(
+                "status", status, retry_after_s(opened.headers, time.time()), should_retry(opened.headers)
+            )
+        outcome = str(status) if failure is None or failure.kind == "status" else OVERLOADED
+        self._note(outcome, opened.inbound.connection)
+        self._judge(failure, status, opened.headers)
+        return _Try(opened, None, failure)
+
+    def _judge(self, failure: Failure | None, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        ticket = self._ticket
+        assert ticket is not None  # noqa: S101 - a try has one
+        proves = self._plan.proves_key or status not in _NO_RIGHT
+        self._target.judge(ticket, failure if proves else None, status, headers)
+        if failure is not None and ticket.lease is not None:
+            self._tried |= {ticket.lease.index}
+            if status == 403:
+                self._forbidden |= {ticket.lease.index}
+                if len(self._forbidden) > 1:  # two keys say so: it is the request
+                    self._target.exonerate(self._forbidden)
+
+    # --- what next
+
+    def _again(self, failure: Failure) -> Again | None:
+        """What the policy says; None: hand up what there is."""
+        now = time.monotonic()
+        ticket = self._ticket
+        assert ticket is not None  # noqa: S101 - a try has one
+        chances = Chances(
+            repeatable=self._plan.repeatable,
+            resendable=self._upload is None or failure.kind == "connect",
+            another=len(self._forbidden) < 2 and self._target.has_another(self._plan, ticket, self._tried, now),
+            fallback=len(self._left) > 1,
+            time_left_s=self._plan.deadline_at - now,
+        )
+        patience = self._patience
+        found = decide(self._state, failure, chances, patience.rules, lambda: self._budget.take(now), patience.rnd)
+        if not isinstance(found, Again):
+            return None
+        self._end_ticket()
+        return found
+
+    def _over(self, tried: _Try) -> Opened:
+        if tried.error is not None:
+            raise tried.error
+        assert tried.opened is not None  # noqa: S101 - one of the two
+        return tried.opened
+
+    def _note(self, outcome: str, connection: str = "") -> None:
+        self._made.append(
+            Attempt(
+                outcome,
+                (time.monotonic() - self.sent_at) * 1000.0,
+                connection,
+                self._target.name,
+                self._credential,
+                self._waited_s * 1000.0,
+            )
+        )
+        self._waited_s = 0.0
+
+    # --- letting go
+
+    def _end_ticket(self) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._target.end(ticket)
+
+    def _leave_room(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.release()
+
+    async def _drop_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            await kept.aclose()
+
+
+def _whole_event(data: bytes) -> bool:
+    return complete(data) > 0
+
+
+def _is_plain(opened: Opened) -> bool:
+    return first(opened.headers, "content-encoding") in (None, "identity")

@@ -1,5 +1,7 @@
 """Take one plan from the crossing to the upstream and its answer back: head once, then bytes, within the deadline.
 
+    serve -> attempts.send (slot, gates, tries) -> head up -> bytes up -> slot and key given back
+
     plan.deadline_at   covers everything up to the head, and the body too unless it is a stream or a transfer
     plan.silence_s     longest silence inside a stream or transfer
 
@@ -10,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
@@ -18,10 +21,14 @@ import httpx
 from app.bridge.call import Crossing
 from app.bridge.loop import BackgroundLoop
 from app.bridge.stream import LIMIT_BYTES
-from app.errors import StreamBroken
+from app.errors import GatewayError, StreamBroken
 from app.exchange import Plan, Reply
-from app.upstream.attempts import Attempts, in_body
-from app.upstream.pool import Pool, PoolStats
+from app.policy.retry import Budget
+from app.store.facts import Fact
+from app.upstream.attempts import Attempts, Patience
+from app.upstream.failures import in_body
+from app.upstream.opened import Opened
+from app.upstream.target import Target, TargetStats
 from app.upstream.transport_base import Inbound
 from app.wire.headers import first
 
@@ -42,33 +49,67 @@ class Port(Protocol):
         """Hand up bytes, waiting for credit; returns the seconds waited."""
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What is known of one loop's traffic (B37).
+
+    Attributes:
+        targets: Every target, the first one first.
+        retries_left: What the retry budget would still allow now.
+    """
+
+    targets: tuple[TargetStats, ...]
+    retries_left: int
+
+
 class Dispatcher:
     """All upstreams of one loop. Lives on that loop; made by the first exchange or by warm-up.
 
     Args:
-        make_pool: Makes the pool of an origin.
+        targets: By name; the fallbacks each names are among them.
+        patience: How often and how long an exchange is tried.
+        budget: Of retries.
+        news: What other workers have found out since the last call.
     """
 
-    def __init__(self, make_pool: Callable[[str], Pool]) -> None:
-        self._make_pool = make_pool
-        self._pools: dict[str, Pool] = {}
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        patience: Patience,
+        budget: Budget,
+        news: Callable[[], Sequence[Fact]] = tuple,
+    ) -> None:
+        self.targets = {target.name: target for target in targets}
+        self._places = {target.place: target for target in targets}
+        self._courses = {target.name: self._course(target) for target in targets}
+        self._patience = patience
+        self._budget = budget
+        self._news = news
 
-    def pool(self, origin: str) -> Pool:
-        """The pool of ``origin``; made at the first call."""
-        found = self._pools.get(origin)
-        if found is None:
-            found = self._pools[origin] = self._make_pool(origin)
-        return found
+    def traffic(self) -> Traffic:
+        """Snapshot of slots, breakers and keys."""
+        now = time.monotonic()
+        self.hear(self._news())
+        targets = tuple(target.stats(now) for target in self.targets.values())
+        return Traffic(targets, self._budget.left(now))
 
-    def stats(self) -> tuple[PoolStats, ...]:
-        """Snapshot of every pool."""
-        return tuple(pool.stats() for pool in self._pools.values())
+    def hear(self, facts: Sequence[Fact]) -> None:
+        """What others found out."""
+        now = time.monotonic()
+        for fact in facts:
+            target = self._places.get(fact.provider)
+            if target is not None:
+                target.learn(fact, now)
 
     async def close(self) -> None:
         """Close all connections."""
-        for pool in self._pools.values():
-            await pool.close()
-        self._pools.clear()
+        for target in self.targets.values():
+            await target.pool.close()
+
+    async def warm_up(self, slots: int) -> bool:
+        """Open what the first ``slots`` exchanges of every target will need; whether all could be opened."""
+        opened = await asyncio.gather(*(target.pool.warm_up(slots) for target in self.targets.values()))
+        return all(ok for ok, _ in opened)
 
     async def serve(self, port: Port, plan: Plan, upload: AsyncIterator[bytes] | None) -> None:
         """Send ``plan`` and hand its answer up through ``port``.
@@ -81,45 +122,68 @@ class Dispatcher:
         Raises:
             GatewayError: Refused or UpstreamError; StreamBroken only after the head was handed up.
         """
-        attempts = Attempts(self.pool(plan.origin), plan)
-        inbound: Inbound | None = None
+        self.hear(self._news())
+        attempts = Attempts(self._courses[plan.provider], plan, upload, self._patience, self._budget)
+        opened: Opened | None = None
         try:
             async with asyncio.timeout(plan.deadline_at - time.monotonic()) as limit:
-                inbound = await attempts.send(upload if upload is not None else plan.body)
-                reply = _reply(inbound, attempts)
-                length = first(inbound.headers, "content-length")
+                opened = await attempts.send()
+                length = first(opened.headers, "content-length")
                 short = length is not None and length.isdigit() and int(length) <= LIMIT_BYTES
-                port.send_head(reply, hold=short and not reply.stream)
-                silence_s = plan.silence_s if reply.stream or not plan.whole else None
-                await _relay(inbound, port, limit, silence_s)
+                port.send_head(_reply(opened, attempts), hold=short and not opened.stream)
+                silence_s = plan.silence_s if opened.stream or not plan.whole else None
+                await _relay(opened, port, limit, silence_s)
         except TimeoutError:
-            if inbound is None:
-                raise attempts.out_of_time() from None
+            if opened is None:
+                raise _with_journey(attempts.out_of_time(), attempts) from None
+            attempts.broke()
             raise StreamBroken("The upstream's answer stopped arriving in time.") from None
         except httpx.TransportError as exc:
+            attempts.broke()
             raise in_body(exc) from exc
+        except GatewayError as exc:
+            raise _with_journey(exc, attempts) from exc.__cause__
         finally:
-            if inbound is not None:
-                await inbound.aclose()  # shielded inside: cancelling cannot leak the connection
+            if opened is not None:
+                await opened.aclose()  # shielded inside: cancelling cannot leak the connection
+            await attempts.leave()
+
+    def _course(self, target: Target) -> tuple[Target, ...]:
+        """The target and its fallbacks, theirs after them, each once."""
+        found = [target]
+        for one in found:
+            found += [self.targets[name] for name in one.options.fallbacks if self.targets[name] not in found]
+        return tuple(found)
 
 
-def _reply(inbound: Inbound, attempts: Attempts) -> Reply:
-    kind = (first(inbound.headers, "content-type") or "").lower()
+def _with_journey(error: GatewayError, attempts: Attempts) -> GatewayError:
+    error.journey = attempts.journey()
+    return error
+
+
+def _reply(opened: Opened, attempts: Attempts) -> Reply:
     return Reply(
-        status=inbound.status,
-        headers=tuple(inbound.headers),
-        stream=kind.startswith("text/event-stream"),
-        http_version=inbound.http_version,
-        attempts=tuple(attempts.made),
+        status=opened.status,
+        headers=opened.headers,
+        stream=opened.stream,
+        http_version=opened.inbound.http_version,
+        journey=attempts.journey(),
         sent_at=attempts.sent_at,
-        head_at=time.monotonic(),
+        head_at=attempts.head_at,
     )
 
 
-async def _relay(inbound: Inbound, port: Port, limit: asyncio.Timeout, silence_s: float | None) -> None:
+async def _relay(opened: Opened, port: Port, limit: asyncio.Timeout, silence_s: float | None) -> None:
     """Body bytes, as they come; the reader's credit slows this stream alone."""
+    inbound = opened.inbound
+    if ahead := await opened.ahead():
+        await port.send(b"".join(ahead))
+    if opened.over:
+        return
     loop = asyncio.get_running_loop()
     moved_at, step_s = 0.0, min(1.0, (silence_s or 0.0) / 20)
+    if ahead and silence_s is not None:
+        limit.reschedule(loop.time() + silence_s + step_s)
     async for chunk in inbound:
         if port.crowded:
             waited_s = await _send_slowly(inbound, port, chunk)
@@ -155,12 +219,11 @@ def serving(
 
 
 def warming(
-    dispatcher: Callable[[BackgroundLoop], Dispatcher], origin: str
+    dispatcher: Callable[[BackgroundLoop], Dispatcher], slots: int = 1
 ) -> Callable[[Crossing], Coroutine[Any, Any, None]]:
-    """What the bridge runs to open a connection to ``origin``; its head is True if that worked."""
+    """What the bridge runs to open connections for ``slots`` exchanges; its head is True if that worked."""
 
     async def warm(crossing: Crossing) -> None:
-        opened = await dispatcher(crossing.home).pool(origin).warm_up()
-        crossing.send_head(bool(opened[0]))
+        crossing.send_head(await dispatcher(crossing.home).warm_up(slots))
 
     return warm

@@ -72,8 +72,11 @@ class H2Connection(Receiver):
         self.out.attach(transport)
 
     def eof_received(self) -> None:
-        """The peer sends no more: no new streams; the transport closes itself."""
-        self.draining = True
+        """The peer sends no more: no new streams; the transport closes itself.
+
+        From here on it swallows what it is given, so nothing is given to it: what waits counts as unsent.
+        """
+        self.draining = self.out.shut = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed."""

@@ -33,7 +33,7 @@ class H2Failure(Exception):
 
 
 class Unprocessed(H2Failure):
-    """Nothing was sent, or the peer said that it processed nothing: it may be sent again."""
+    """Nothing was sent, or the peer said that it processed nothing: it does no harm to send it again."""
 
 
 class Broken(H2Failure):
@@ -172,7 +172,9 @@ class H2Stream(Inbound):
         self._wake()
 
     def fail(self, error: H2Failure) -> None:
-        """It is over."""
+        """It is over; a peer that has answered did process it, whatever it says."""
+        if self.status and isinstance(error, Unprocessed):
+            error = Reset(str(error))
         if self.error is None and not self._whole:
             self.error = error
         self._wake()

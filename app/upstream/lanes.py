@@ -145,6 +145,32 @@ def _choose_h1(lanes: Sequence[Lane], kind: Kind, rules: Rules) -> Decision:
     return WAIT
 
 
+def ahead(lanes: Sequence[Lane], slots: int, rules: Rules, limit: int) -> tuple[list[Lane], int]:
+    """What has to be up for ``slots`` streams to find an HTTP/2 connection each.
+
+    No more than may stay: idle lanes beyond ``max_keepalive`` would be closed again at once.
+
+    Args:
+        lanes: In order of opening.
+        slots: Streams at a time.
+        rules: The limits.
+        limit: Streams the peer is expected to let a new connection carry.
+
+    Returns:
+        The lanes that carry them, and how many more to open.
+    """
+    carrying: list[Lane] = []
+    left, used = slots, 0
+    for lane in lanes:
+        used += lane.connections
+        if lane.kind == "h2" and lane.limit and left > 0:
+            carrying.append(lane)
+            left -= min(rules.streams_per_connection, lane.limit)
+    each = max(1, min(rules.streams_per_connection, limit))
+    may = min(rules.max_connections, rules.max_keepalive) - used
+    return carrying, max(0, min(-(-left // each), may))
+
+
 def expired(lanes: Sequence[Lane], rules: Rules, now: float) -> list[Lane]:
     """Idle lanes to close now: those idle for longer than the expiry, and the oldest beyond ``max_keepalive``."""
     idle = sorted((lane for lane in lanes if not lane.in_flight), key=lambda lane: lane.idle_since)

@@ -30,7 +30,7 @@ from app.upstream.lane_line import LaneLine
 from app.upstream.lanes import NO_LIMIT, Kind, Lane, Open, Rules, Use
 from app.upstream.sockets import take_mark
 from app.upstream.tally import PoolStats, Tally
-from app.upstream.transport_base import Inbound
+from app.upstream.transport_base import Inbound, drain
 from app.upstream.transport_exact import exact_only
 from app.upstream.transport_h2 import H2Transport, NotHttp2
 from app.upstream.transport_lane import Census, Events, Gate, LaneSlot, LiveLane
@@ -107,10 +107,13 @@ class Pool:
         inbound.own(LaneSlot(self.give, lane))
         return inbound
 
-    async def warm_up(self) -> tuple[bool, float]:
+    async def warm_up(self, slots: int = 1) -> tuple[bool, float]:
         """Open what the first requests will need; never raises.
 
         Our own client only connects; the others need a request for that, a ``HEAD /`` without credentials.
+
+        Args:
+            slots: Requests at a time that are to find a connection; the others open one whatever it says.
 
         Returns:
             Whether it is there, and the milliseconds it took.
@@ -119,21 +122,38 @@ class Pool:
         outbound = Outbound("HEAD", self.options.origin, WARM_UP_TARGET, (("accept", "*/*"),), b"")
         try:
             async with asyncio.timeout(2 * self.options.connect_timeout_s):
-                if await self._connect_ahead():
+                if await self._connect_ahead(slots):
                     return True, (time.monotonic() - started) * 1000.0
-                await _drain(await self.send(outbound, streaming=False))
+                await drain(await self.send(outbound, streaming=False))
                 if self._make.name == "httpcore" and self._http_version == "HTTP/2":
-                    await _drain(await self.send(outbound, streaming=True))
+                    await drain(await self.send(outbound, streaming=True))
         except (httpx.TransportError, TimeoutError) as error:
             self._tell("warm_up_failed", error=f"{type(error).__name__}: {error}")
             return False, (time.monotonic() - started) * 1000.0
         return True, (time.monotonic() - started) * 1000.0
 
-    async def _connect_ahead(self) -> bool:
-        """A lane of our own HTTP/2 client with its connection up; False where HTTP/2 is not carried by it."""
-        if not self._make.own("h2") or self._http_version == "HTTP/1.1":
+    async def _connect_ahead(self, slots: int) -> bool:
+        """Lanes of our own HTTP/2 client with their connections up; False where HTTP/2 is not carried by it.
+
+        One first: it tells how many streams the peer lets a connection carry. The rest at the same time.
+        """
+        if not self._make.own("h2") or self._http_version == "HTTP/1.1" or self._closed:
             return False
-        lane = self._take("h2") or await self._stand_in_line("h2")
+        if not await self._connect(self._take("h2") or await self._stand_in_line("h2")):
+            return False
+        found, more = policy.ahead(self._lanes, slots, self._rules, self._peer_limit)
+        cold = [lane for lane in cast(list[LiveLane], found) if not cast(H2Transport, lane.transport).usable]
+        cold += [self._open("h2") for _ in range(0 if self._closed else more)]
+        for lane in cold:
+            lane.in_flight += 1
+        outcomes = await asyncio.gather(*map(self._connect, cold), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return all(outcomes)
+
+    async def _connect(self, lane: LiveLane) -> bool:
+        """Connect a lane whose slot is taken, and give it back; False: the peer does not speak HTTP/2."""
         client = cast(H2Transport, lane.transport)
         before = client.handshakes
         try:
@@ -377,11 +397,3 @@ class Pool:
 
     def _tell(self, event: str, **facts: object) -> None:
         self._events.append({"event": event, "origin": self.options.origin, **facts})
-
-
-async def _drain(inbound: Inbound) -> None:
-    try:
-        async for _ in inbound:
-            pass
-    finally:
-        await inbound.aclose()

@@ -8,8 +8,11 @@ Exceptions are httpx's, with the library's own error as ``__cause__``:
     LocalProtocolError                the request cannot be put on the wire: nothing was sent
     WriteError                        the connection broke, or the upload's source failed, while sending
     ReadError, RemoteProtocolError    broken off, or not HTTP; something may have been sent
-    NotProcessed                      a RemoteProtocolError: the peer says it did nothing; safe to send again
+    NotProcessed                      a RemoteProtocolError: certainly nothing was processed; safe to send again
     ReadTimeout                       the library's own clock ran out in mid-exchange
+
+``send`` puts a request on the wire once: sending again is decided in one place (``attempts``). Where a library
+cannot be kept from repeating a request by itself, its transport's docstring says when.
 
 Runs on: loop.
 """
@@ -31,9 +34,10 @@ _OURS = HOP_BY_HOP | {"host"}
 
 
 class NotProcessed(httpx.RemoteProtocolError):
-    """The peer refused the stream before it did anything (REFUSED_STREAM, RFC 9113 8.7): safe to send again.
+    """Nothing was processed: safe to send again.
 
-    hyper has by then sent a whole body twice more by itself (reqwest's default for protocol NACKs).
+    The peer refused the stream (REFUSED_STREAM, RFC 9113 8.7), it lies beyond the last one of a GOAWAY (6.8), or
+    the connection was lost before anything of it was written.
     """
 
 
@@ -110,6 +114,15 @@ class Inbound:
 
     async def _close(self) -> None:
         raise NotImplementedError
+
+
+async def drain(inbound: Inbound) -> None:
+    """Read an answer to its end and throw it away."""
+    try:
+        async for _ in inbound:
+            pass
+    finally:
+        await inbound.aclose()
 
 
 class Transport(Protocol):
@@ -202,23 +215,6 @@ class Source:
         if self._stuck is not None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._too_slow)
         return piece
-
-
-class OnceSource(Source):
-    """A source for a library that iterates anew when it sends a request again: what was begun cannot be."""
-
-    __slots__ = ("_begun",)
-
-    def __init__(self, body: AsyncIterator[bytes], write_timeout_s: float) -> None:
-        super().__init__(body, write_timeout_s)
-        self._begun = False
-
-    def __aiter__(self) -> Source:
-        if self._begun:
-            self.failed = httpx.WriteError("The upload was begun and cannot be sent again.")
-            raise self.failed
-        self._begun = True
-        return self
 
 
 class BodyStream(httpx.AsyncByteStream):

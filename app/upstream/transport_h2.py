@@ -10,12 +10,15 @@ Price: our own HTTP/2; hence the unit tests against another implementation and t
 
 How a failure reaches the caller (``transport_base`` has the rest):
 
-    nothing was processed             sent again once where the body is bytes, then ``NotProcessed``
+    no connection, or closed unused   httpx.ConnectError, httpx.ConnectTimeout
     peer speaks HTTP/1.1 only         ``NotHttp2``
+    nothing was processed             ``NotProcessed``: refused, beyond a GOAWAY, or lost before it was written
     connection broke in mid-exchange  httpx.ReadError
     reset, malformed, truncated       httpx.RemoteProtocolError
     upload's source failed, too slow  httpx.WriteError, httpx.WriteTimeout
 
+One send puts a request on the wire once at most: whoever may repeat it is asked (``attempts``). A request that
+waits for a place on a connection which then takes no more goes to the next connection; it was never written.
 Runs on: loop.
 """
 
@@ -256,19 +259,13 @@ class H2Transport(httpx.AsyncBaseTransport):
         """
         if outbound.origin != self.origin:
             raise httpx.LocalProtocolError("The request is for another origin.")
-        try:
-            return await self._try(outbound)
-        except NotProcessed:
-            if not isinstance(outbound.body, bytes) or self._shut:
-                raise
-        return await self._try(outbound)
-
-    async def _try(self, outbound: Outbound) -> Inbound:
         block = self._block(outbound)
         while True:
             connection = self._connection
             if connection is None or not connection.usable:
                 connection = await self._connected()
+                if not connection.usable:  # as good as none; asking again and again would be a storm
+                    raise httpx.ConnectError(f"A new connection was closed at once: {connection.why}")
             if connection.has_room or await connection.room():
                 break
         stream = H2Inbound(connection.loop, outbound.method)

@@ -28,7 +28,7 @@ import httpx
 from httpcore._async import connection, http2, http11
 
 from app.exchange import Outbound
-from app.upstream.transport_base import Inbound, NotProcessed, OnceSource, Pairs, Source, exchange, forwardable
+from app.upstream.transport_base import Inbound, NotProcessed, Pairs, Source, exchange, forwardable
 from app.upstream.transport_reset import ResettingPool
 from app.upstream.transport_streams import Backend
 from app.upstream.trust import trust
@@ -171,7 +171,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
             httpx.TransportError: As listed in ``transport_base``.
         """
         body = outbound.body
-        source = None if isinstance(body, bytes) else OnceSource(body, self._write_timeout_s)
+        source = None if isinstance(body, bytes) else Source(body, self._write_timeout_s)
         watch = _Watch(self._opened)
         request = self._request(outbound, source, watch)
         try:

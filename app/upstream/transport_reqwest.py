@@ -7,6 +7,14 @@ Price: hyper's HTTP/2 windows are fixed (2 MiB a stream, 5 MiB a connection), so
 no new streams (``lanes``); targets go through the WHATWG URL parser, so some requests are sent by httpcore
 instead (``transport_exact``).
 
+What it would do by itself: reqwest sends a request up to twice more when the peer refuses its stream, or says
+GOAWAY before it (its default for protocol NACKs), and pyqwest has no option for that. It repeats only what it can
+clone, so over HTTP/2 a body in memory is handed over as a stream of one piece, and nothing is sent again (price:
+0.21 ms CPU per JSON request instead of 0.17). What is left: a request without a body (GET, HEAD) that is refused
+is sent 3 times in all, since an empty stream would not leave as no body does over HTTP/1.1, which ALPN may still
+choose. Over HTTP/1.1 nothing is ever refused, so nothing is repeated. A request of which hyper has written nothing
+yet may move on to another connection; the upstream sees it once.
+
 What pyqwest would add or divert is switched off here: redirects, decompression, cookies, telemetry, total
 timeout, proxies from the environment (a proxy that excludes every host keeps reqwest from reading HTTP_PROXY), and
 ``accept: */*`` (hyper strips what a ``connection`` header names from HTTP/2 requests).
@@ -37,6 +45,7 @@ _LOST_RACE = "ALPN upgraded to HTTP/2"
 """hyper's word for a request whose new connection came up beside another one: it was handed to neither."""
 
 RACES = 20
+"""Times a request that was handed to no connection is handed over anew; none of them reaches the upstream."""
 
 _DIRECT = pyqwest.Proxy("http://127.0.0.1:9", no_proxy="*,0.0.0.0/0,::/0")
 
@@ -74,6 +83,24 @@ def lost_race(error: BaseException) -> bool:
 def _request(outbound: Outbound, headers: Pairs, content: bytes | AsyncIterator[bytes]) -> pyqwest.Request:
     url = outbound.origin + outbound.target
     return pyqwest.Request(outbound.method, url, pyqwest.Headers(headers), content)
+
+
+class _Once:
+    """A whole body as a stream of one piece, which the Rust client cannot send again."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body, self._body = self._body, b""
+        if not body:
+            raise StopAsyncIteration
+        return body
 
 
 class ReqwestInbound(Inbound):
@@ -131,6 +158,7 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
         mark: int = 30,
     ) -> None:
         self._write_timeout_s = write_timeout_s
+        self._repeats = http2
         self._client = pyqwest.HTTPTransport(
             tls_include_system_certs=True,
             tls_ca_cert=ca_pem,
@@ -163,10 +191,14 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
             headers.append(("connection", "accept"))
         if not isinstance(body, bytes):
             return await self._upload(outbound, headers, Source(body, self._write_timeout_s))
+        once = self._repeats and body != b""
+        if once:
+            headers.append(("content-length", str(len(body))))
         races = RACES
         while True:
+            content = _Once(body) if once else body
             try:
-                return ReqwestInbound(await self._client.execute(_request(outbound, headers, body)))
+                return ReqwestInbound(await self._client.execute(_request(outbound, headers, content)))
             except FAILURES as error:
                 races -= 1
                 if not races or not lost_race(error):

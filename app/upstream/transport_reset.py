@@ -1,9 +1,14 @@
-"""httpcore's HTTP/2 with what it lacks: abandoned streams are reset, and a GOAWAY does not kill the others.
+"""httpcore with what it lacks: abandoned streams are reset, a GOAWAY kills nobody, what was not sent is told.
 
     reset    httpcore closes a stream in its own books only; the peer goes on generating, and the connection window
              shrinks with every abandoned body (facts 8; encode/httpcore#943, #1022)
     GOAWAY   the h2 library takes no frame after it, though streams up to its last id may finish (RFC 9113 6.8);
-             those beyond it were not processed, and httpcore sends them again on another connection
+             those beyond it were not processed
+    unsent   httpcore does not say whether anything of a request was written; here a stream whose HEADERS were
+             not, and an HTTP/1.1 request of which nothing was, fail like a refused stream (``Unprocessed``)
+
+httpcore's pool goes to another connection by itself only with what it has not begun to write: a request whose
+connection was closed, taken by another request or used up before its turn. That is no second try.
 
 Choice: subclasses of httpcore's connection and pool and of h2's connection.
 Price: they stand on private names of httpcore 1.x and h2 4.x; the contract suite fails if they move.
@@ -35,7 +40,7 @@ class GoAway(h2.events.Event):
 
 
 class Unprocessed(h2.events.StreamReset):
-    """A stream beyond the GOAWAY's last."""
+    """A stream beyond the GOAWAY's last, or one that never left."""
 
     def __init__(self, stream_id: int) -> None:  # on purpose not h2's: it differs between releases
         self.stream_id = stream_id
@@ -62,8 +67,9 @@ class ResettingHTTP2(AsyncHTTP2Connection):
         self._reading: asyncio.Future[None] | None = None
 
     def is_available(self) -> bool:
-        """New requests may come, unless the peer said GOAWAY."""
-        return self._last_processed is None and super().is_available()
+        """New requests may come, unless the peer said GOAWAY or hung up."""
+        gone = self._last_processed is not None or self._network_stream.get_extra_info("is_closed")
+        return not gone and super().is_available()
 
     def has_expired(self) -> bool:
         """Idle for too long, or closed by the peer while idle (httpcore looks at that for HTTP/1.1 only)."""
@@ -105,15 +111,39 @@ class ResettingHTTP2(AsyncHTTP2Connection):
             if self._last_processed is None:
                 raise
 
-    async def _receive_stream_event(
-        self, request: httpcore.Request, stream_id: int
-    ) -> h2.events.ResponseReceived | h2.events.DataReceived | h2.events.StreamEnded:
+    async def _send_request_headers(self, request: httpcore.Request, stream_id: int) -> None:
+        """As httpcore's own; says so where the HEADERS did not leave.
+
+        Raises:
+            httpcore.RemoteProtocolError: With ``Unprocessed`` if nothing of the request was written.
+        """
+        if not self.is_available():  # it waited for a place here, and the peer said GOAWAY meanwhile
+            raise httpcore.RemoteProtocolError(Unprocessed(stream_id))
+        handed = self._network_stream.get_extra_info("handed")
         try:
-            return await super()._receive_stream_event(request, stream_id)
-        except httpcore.RemoteProtocolError as error:
-            if self._last_processed is not None and stream_id > self._last_processed:
-                raise httpcore.ConnectionNotAvailable from error  # the pool sends it again
+            await super()._send_request_headers(request, stream_id)
+        except (httpcore.WriteError, h2.exceptions.TooManyStreamsError) as error:
+            if self._network_stream.get_extra_info("handed") == handed:  # nobody's bytes left, so neither did ours
+                raise httpcore.RemoteProtocolError(Unprocessed(stream_id)) from error
             raise
+
+    async def _wait_for_outgoing_flow(self, request: httpcore.Request, stream_id: int) -> int:
+        """How much of the body may be sent now, at least a byte.
+
+        httpcore's own waits on for a stream that the peer has refused or that lies beyond its GOAWAY.
+
+        Raises:
+            httpcore.RemoteProtocolError: The stream is over; with what ended it.
+        """
+        while True:
+            for event in self._events[stream_id]:
+                if isinstance(event, h2.events.StreamReset):
+                    raise httpcore.RemoteProtocolError(event)
+            state = self._h2_state
+            flow = min(state.local_flow_control_window(stream_id), state.max_outbound_frame_size)
+            if flow > 0:
+                return flow
+            await self._receive_events(request)
 
     async def _response_closed(self, stream_id: int) -> None:
         state = self._h2_state
@@ -130,6 +160,24 @@ class ResettingHTTP2(AsyncHTTP2Connection):
         await super()._response_closed(stream_id)
         if self._last_processed is not None and not self._events:
             await self.aclose()
+
+
+class TellingHTTP11(httpcore.AsyncHTTP11Connection):
+    """One HTTP/1.1 connection."""
+
+    async def _send_request_headers(self, request: httpcore.Request) -> None:
+        """As httpcore's own, which takes a failed write for an early answer and reads on; here nothing can come.
+
+        Raises:
+            httpcore.RemoteProtocolError: With ``Unprocessed``: nothing of the request was written.
+        """
+        handed = self._network_stream.get_extra_info("handed")
+        try:
+            await super()._send_request_headers(request)
+        except httpcore.WriteError as error:
+            if self._network_stream.get_extra_info("handed") == handed:
+                raise httpcore.RemoteProtocolError(Unprocessed(0)) from error
+            raise
 
 
 class ResettingConnection(AsyncHTTPConnection):
@@ -158,7 +206,7 @@ class ResettingConnection(AsyncHTTPConnection):
         if found is not None and found.selected_alpn_protocol() == "h2":
             self._connection = ResettingHTTP2(self._origin, stream, self._keepalive_expiry)
         else:
-            self._connection = httpcore.AsyncHTTP11Connection(self._origin, stream, self._keepalive_expiry)
+            self._connection = TellingHTTP11(self._origin, stream, self._keepalive_expiry)
 
 
 class ResettingPool(httpcore.AsyncConnectionPool):

@@ -49,6 +49,7 @@ class Stream(httpcore.AsyncNetworkStream):
     def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._handed = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """Up to ``max_bytes``; empty at the end of the stream."""
@@ -68,6 +69,7 @@ class Stream(httpcore.AsyncNetworkStream):
             if self._writer.is_closing():
                 raise httpcore.WriteError("The connection is closed.")
             self._writer.write(buffer)
+            self._handed += len(buffer)
             async with asyncio.timeout(timeout):
                 await self._writer.drain()
         except TimeoutError as error:
@@ -106,9 +108,11 @@ class Stream(httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """What httpcore asks of a stream: its TLS object; whether its peer closed it while idle."""
+        """What is asked of a stream: its TLS object; whether its peer closed it; bytes ``handed`` over so far."""
         if info == "ssl_object":
             return self._writer.get_extra_info("ssl_object")
+        if info == "handed":
+            return self._handed
         reader = self._reader
         closed = reader.ended or reader.exception() is not None or self._writer.is_closing()
         if info == "is_readable":

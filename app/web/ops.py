@@ -12,17 +12,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import Response
 
 from app.observe import metrics
+from app.upstream.target import TargetStats
 from app.web.health import Health
 
 
 def _json(payload: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(payload), status, mimetype="application/json")
+
+
+def _target(target: TargetStats) -> dict[str, Any]:
+    """Slots, breaker and keys of one target."""
+    return {
+        "provider": target.name,
+        "slots": asdict(target.slots),
+        "breaker": {"state": target.breaker, "retry_in_s": round(target.breaker_retry_in_s, 3)},
+        "credentials": [asdict(one) for one in target.credentials],
+    }
 
 
 class Ops:
@@ -61,12 +73,13 @@ class Ops:
         """``/anthropic/metrics``: of this worker; keys as operators know them."""
         health = self._health
         bridge = health.bridge()
-        stats = health.stats()
+        traffic = health.traffic()
+        stats = [target.pool for target in traffic.targets]
         return _json(
             {
                 "timestamp": datetime.now(UTC).isoformat(),
                 "adapter_metrics": {
-                    "status": health.state()["status"],
+                    "status": health.state(traffic)["status"],
                     "initialized": bridge.main.alive,
                     "request_count": health.life.served,
                     "connection_stats": {
@@ -80,6 +93,10 @@ class Ops:
                     "router_status": bridge.degraded or "active",
                     "thread_pool_active": bridge.pool_active,
                     "thread_pool_size": bridge.pool_size,
+                },
+                "traffic": {
+                    "retry_budget_left": traffic.retries_left,
+                    "targets": [_target(target) for target in traffic.targets],
                 },
             }
         )

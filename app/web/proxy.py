@@ -20,10 +20,11 @@ from werkzeug.routing import Map, PathConverter, Rule
 
 from app.errors import GatewayError, InvalidRequest, UnknownRoute
 from app.exchange import Exchange, Headers
+from app.gateway.account import Admission
 from app.gateway.handle import Gateway
 from app.gateway.plan import check_target, endpoint_of
 from app.providers.base import Endpoint
-from app.web.auth import authenticate
+from app.web.auth import authenticate, caller_of
 from app.web.client import Environ, WsgiClient
 from app.web.render import PassedOn, render_error
 from app.wire.headers import first
@@ -60,20 +61,23 @@ class Proxy:
 
     Args:
         gateway: Serves exchanges.
-        keys: Gateway keys callers must present; empty lets everybody in.
+        keys: Name and value of the gateway keys callers must present; empty lets everybody in.
         max_body_bytes: Limit of buffered bodies.
         max_file_bytes: Limit of streamed bodies.
         body_timeout_s: Longest silence while a client sends its body.
+        admit: Asks a caller's limits; raises CallerLimited.
     """
 
     def __init__(
         self,
         gateway: Gateway,
-        keys: tuple[bytes, ...],
+        keys: tuple[tuple[str, bytes], ...],
         max_body_bytes: int,
         max_file_bytes: int,
         body_timeout_s: float,
+        admit: Callable[[str], Admission] | None = None,
     ) -> None:
+        self._admit = admit
         self._gateway = gateway
         self._keys = keys
         self._max_body_bytes = max_body_bytes
@@ -92,7 +96,7 @@ class Proxy:
             target = upstream_target(environ)
             return self._pass_on(environ, headers, target, request_id, received_at)
         except _Refusal as refusal:
-            exchange = _exchange(environ, headers, target or "/", request_id, received_at, "other")
+            exchange = _exchange(environ, headers, target or "/", request_id, received_at, refusal)
             self._gateway.refuse(exchange, refusal.error)
             return render_error(refusal.error, request_id)
         except GatewayError as error:
@@ -107,18 +111,28 @@ class Proxy:
         self, environ: Environ, headers: Headers, target: str, request_id: str, received_at: float
     ) -> Response:
         gateway = self._gateway
+        caller, route = "", "other"
         try:
             if not target:
                 raise UnknownRoute
             check_target(target)
-            if self._keys:
-                authenticate(headers, self._keys)
+            caller = authenticate(headers, self._keys) if self._keys else caller_of(headers)
             endpoint = endpoint_of(gateway.options.rules.provider, target)
-            limit = self._max_file_bytes if endpoint.transfer else self._max_body_bytes
+            route = endpoint.name
+            admission = self._admit(caller) if self._admit is not None else None
+        except GatewayError as error:
+            raise _Refusal(error, caller, route) from error
+        limit = self._max_file_bytes if endpoint.transfer else self._max_body_bytes
+        try:
             client = WsgiClient(environ, limit, self._body_timeout_s, gateway.options.rules.request_timeout_s)
             body, streamed = self._body(client, endpoint)
-        except GatewayError as error:
-            raise _Refusal(error) from error
+        except BaseException as error:
+            if admission is not None:
+                admission.finish(0)
+            if isinstance(error, GatewayError):
+                error.headers += tuple(admission.headers) if admission is not None else ()
+                raise _Refusal(error, caller, route) from error
+            raise
         exchange = Exchange(
             id=request_id,
             method=environ["REQUEST_METHOD"],
@@ -127,10 +141,11 @@ class Proxy:
             body=body,
             streamed=streamed,
             content_length=client.length,
-            route=endpoint.name,
+            route=route,
             received_at=received_at,
+            caller=caller,
         )
-        answer = gateway.handle(exchange, endpoint, client)
+        answer = gateway.handle(exchange, endpoint, client, admission)
         if first(answer.headers, "x-request-id") is None:
             answer.headers.append(("x-request-id", request_id))
         return PassedOn(answer.body, answer.status, answer.headers)
@@ -144,16 +159,19 @@ class Proxy:
 
 
 class _Refusal(Exception):
-    """Refused before the gateway had an exchange to record."""
+    """Refused before the gateway had an exchange to record; with what was known of it by then."""
 
-    def __init__(self, error: GatewayError) -> None:
+    def __init__(self, error: GatewayError, caller: str, route: str) -> None:
         self.error = error
+        self.caller = caller
+        self.route = route
 
 
 def _exchange(
-    environ: Environ, headers: Headers, target: str, request_id: str, received_at: float, route: str
+    environ: Environ, headers: Headers, target: str, request_id: str, received_at: float, refusal: _Refusal
 ) -> Exchange:
-    return Exchange(request_id, environ["REQUEST_METHOD"], target, headers, b"", False, None, route, received_at)
+    method, route, caller = environ["REQUEST_METHOD"], refusal.route, refusal.caller
+    return Exchange(request_id, method, target, headers, b"", False, None, route, received_at, caller)
 
 
 def request_id_of(environ: Environ) -> str:

@@ -93,6 +93,7 @@ def error_headers(error: GatewayError, request_id: str) -> list[tuple[str, str]]
         headers.append(("retry-after", f"{error.retry_after_s:g}"))
     if error.should_retry is not None:
         headers.append(("x-should-retry", "true" if error.should_retry else "false"))
+    headers += error.headers
     return headers
 
 

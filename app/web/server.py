@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -39,10 +40,19 @@ class Keeper:
         health: Of this worker.
         life: Of this worker.
         log: For its own events.
-        warm_up: Open the first upstream connection at start.
+        warm_up: Open the first upstream connections at start.
+        pumps: Called every quarter second.
     """
 
-    def __init__(self, health: Health, life: Life, log: ExchangeLog, warm_up: bool) -> None:
+    def __init__(
+        self,
+        health: Health,
+        life: Life,
+        log: ExchangeLog,
+        warm_up: bool,
+        pumps: tuple[Callable[[], None], ...] = (),
+    ) -> None:
+        self._pumps = pumps
         self._health = health
         self._life = life
         self._log = log
@@ -125,6 +135,8 @@ class Keeper:
         while not self._stopping:
             time.sleep(KEEPER_S)
             cut_slow_bodies(time.monotonic())
+            for pump in self._pumps:
+                pump()
             if self._life.draining:
                 if not announced:
                     announced = True

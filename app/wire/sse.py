@@ -7,6 +7,7 @@ Pure.
 from __future__ import annotations
 
 import json
+import re
 
 COMMENT = b": keep-alive\n\n"
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -24,6 +25,26 @@ def complete(data: bytes) -> int:
         if at >= 0:
             last = max(last, at + len(end))
     return last
+
+
+_FIRST_DATA = re.compile(rb"(?:^|[\r\n])data: ?([^\r\n]*)")
+
+
+def is_overloaded(data: bytes) -> bool:
+    """Whether the first event of a stream is an ``overloaded_error`` (a 529 that came after its 200).
+
+    Args:
+        data: The stream's beginning, at least its first event.
+    """
+    if b"overloaded_error" not in data:
+        return False
+    found = _FIRST_DATA.search(data)
+    try:
+        event = json.loads(found.group(1)) if found is not None else None
+    except (ValueError, RecursionError):
+        return False
+    error = event.get("error") if isinstance(event, dict) and event.get("type") == "error" else None
+    return isinstance(error, dict) and error.get("type") == "overloaded_error"
 
 
 def error_event(kind: str, message: str, request_id: str) -> bytes:

@@ -104,6 +104,7 @@ def environment(upstream: Running | str, **settings: object) -> dict[str, str]:
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environ |= {"HOST": "127.0.0.1", "PORT": "0", "WEB_CONCURRENCY": "1", "PYTHONUNBUFFERED": "1"}
     environ["PRODUCTION_WARMUP_CONNECTIONS"] = "false"  # it would count among the requests the simulator heard
+    environ |= {"RETRY_MAX_ATTEMPTS": "1", "BREAKER_MIN_CALLS": "1000000"}  # tests of the traffic's control say so
     if isinstance(upstream, Running):
         environ |= {"ANTHROPIC_UPSTREAM_URL": upstream.tls_url, "SSL_CERT_FILE": upstream.ca_path}
     else:

@@ -106,8 +106,9 @@ def test_without_credentials_of_ours_the_callers_pass(
 def test_anonymous_callers_where_it_is_allowed(farm: Farm, kind: str, simulator: Running) -> None:
     server = farm.shared(kind, ANTHROPIC_API_KEYS=f"{UPSTREAM},sk-second", GATEWAY_ALLOW_ANONYMOUS="true")
     used = set()
-    for _ in range(4):
-        assert call(server, ("x-api-key", "whatever"), ("authorization", "Bearer x")).status == 200
+    for session in range(12):  # a conversation keeps its key, so there have to be several
+        presented = (("x-api-key", "whatever"), ("authorization", "Bearer x"))
+        assert call(server, *presented, ("x-claude-code-session-id", str(session))).status == 200
         used.add(tuple(credentials(simulator)))
     assert used == {(("x-api-key", UPSTREAM),), (("x-api-key", "sk-second"),)}
 

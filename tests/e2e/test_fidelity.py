@@ -21,7 +21,7 @@ AWKWARD = (
     b'"messages":[{"content":"caf\\u00e9 \xe6\xb0\xb4 \\ud83d lone \\udc00","role":"user"}],"stream":false}\r\n '
 )
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "PROPFIND", "QUERY"]
-ADDED = {"x-request-id", "x-accel-buffering"}
+ADDED = {"x-request-id", "x-accel-buffering", "x-penstock-provider", "server-timing"}
 FRAMING = {"transfer-encoding", "connection", "content-length"}
 PER_ANSWER = {"date", "request-id"}
 

@@ -33,6 +33,8 @@ FIELDS = {
     "gateway_ms",
     "attempts",
     "credential",
+    "provider",
+    "caller",
     "tokens",
     "client_left",
     "cause",

@@ -105,8 +105,9 @@ def test_one_dead_stream_leaves_its_siblings_alone(farm: Farm, kind: str, simula
         assert stays.body(head).count(b"text_delta") == 90
 
 
-def test_a_goaway_loses_nothing(server: Server) -> None:
+def test_a_goaway_loses_nothing(farm: Farm, kind: str, simulator: Running) -> None:
     """What can be finished is finished; what was never looked at is sent again."""
+    server = farm.shared(kind, RETRY_MAX_ATTEMPTS=3)
     stays, head = opened(server.port, "goaway-3")
     with stays:
         assert stays.body(head).count(b"text_delta") == 13

@@ -174,6 +174,61 @@ def test_a_flaky_caller_succeeds_in_the_end(client: httpx.Client) -> None:
     assert "message_stop" in _post(client, "flaky-1-503", user="two", stream=True).text
 
 
+def test_an_overload_passes(client: httpx.Client) -> None:
+    texts = [_post(client, "overloaded-2", user="o", stream=True).text for _ in range(3)]
+    assert [text.startswith("event: error\n") for text in texts] == [True, True, False]
+    assert "overloaded_error" in texts[1]
+    assert "message_stop" in texts[2]
+    assert [_post(client, "overloaded-1", user="p").status_code for _ in range(2)] == [529, 200]
+
+
+def test_a_key_has_its_program(client: httpx.Client, simulator: Running) -> None:
+    simulator.set_keys(
+        {
+            "one": [
+                {"status": 429, "retry_after": "2", "times": 1},
+                {"status": 401, "body": {"no": 1}},
+            ],
+            "two": [{"rate": {"limit": 1, "window_s": 60}}],
+        }
+    )
+    first = _post(client, "json-0ms", x_api_key="one")
+    assert (first.status_code, first.headers["retry-after"]) == (429, "2")
+    assert first.json()["error"]["type"] == "rate_limit_error"
+    assert _post(client, "json-0ms", authorization="Bearer one", stream=True).json() == {"no": 1}
+    let_in, refused = (_post(client, "burst-1", x_api_key="two", stream=True) for _ in range(2))
+    assert [one.status_code for one in (let_in, refused)] == [200, 429]
+    for answer in (let_in, refused):
+        limits = {
+            name: answer.headers.get_list(f"anthropic-ratelimit-requests-{name}")
+            for name in ("limit", "remaining")
+        }
+        assert limits == {"limit": ["1"], "remaining": ["0"]}
+    assert refused.headers["retry-after"] == "60"
+    assert _post(client, "status-503", x_api_key="three").status_code == 503
+    assert client.get("/v1/models", headers={"x-api-key": "one"}).status_code == 200
+    record = simulator.keys()
+    assert {key: [status for _, status in rows] for key, rows in record.items()} == {
+        "one": [429, 401],
+        "two": [200, 429],
+        "three": [503],
+    }
+    times = [t_s for rows in record.values() for t_s, _ in rows]
+    assert times == sorted(times)
+    assert times[0] > 0
+
+
+def test_a_program_goes_before_a_replay_and_a_reset_ends_it(client: httpx.Client, simulator: Running) -> None:
+    simulator.set_keys({"one": [{"status": 418}]})
+    assert _post(client, "json-0ms", x_api_key="one", x_sim_replay="0").status_code == 418
+    with pytest.raises(ValueError, match="list of rules"):
+        simulator.set_keys({"one": {}})  # type: ignore[dict-item]
+    assert client.post("/__keys", content=b"{").status_code == 400
+    simulator.reset()
+    assert simulator.keys() == {}
+    assert _post(client, "json-0ms", x_api_key="one").status_code == 200
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("scenario", ["reset-2", "close-2", "refused"])
 def test_broken_answers_raise(client: httpx.Client, simulator: Running, scenario: str, stream: bool) -> None:

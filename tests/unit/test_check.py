@@ -18,10 +18,11 @@ import h2.connection
 import h2.settings
 import pytest
 import trustme
+from pydantic import SecretStr
 
 from app import check, probe
 from app.check import FAIL, OK, WARN, Finding, Platform, findings, platform
-from app.settings import Settings, load
+from app.settings import GatewayKey, ProviderSettings, Settings, UpstreamKey, load
 
 HEROKU = platform({"DYNO": "web.1"})
 CLOUD_RUN = platform({"K_SERVICE": "x"})
@@ -65,6 +66,159 @@ def test_access(environ: Mapping[str, str], levels: list[str], text: str) -> Non
     assert [finding.level for finding in found] == levels
     assert text in found[-1].text
     assert "hush" not in "".join(finding.line() for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "change"),
+    [
+        (
+            {"GATEWAY_TOKENS_PER_DAY": "5"},
+            "GATEWAY_TOKENS_PER_DAY: without effect",
+            "ANTHROPIC_API_KEYS and GATEWAY_A",
+        ),
+        (
+            {
+                "GATEWAY_REQUESTS_PER_MINUTE": "5",
+                "GATEWAY_CONCURRENT_REQUESTS": "5",
+                "ANTHROPIC_API_KEY": "sk-hush",
+            },
+            "GATEWAY_REQUESTS_PER_MINUTE, GATEWAY_CONCURRENT_REQUESTS: without effect",
+            "set GATEWAY_API_KEYS,",
+        ),
+        ({"GATEWAY_TOKENS_PER_DAY": "5", "GATEWAY_API_KEYS": "hush"}, "TOKENS_PER_DAY", "set ANTHROPIC_API_KEYS,"),
+    ],
+)
+def test_limits_without_keys_do_nothing(environ: dict[str, str], text: str, change: str) -> None:
+    (found,) = check.judge_limits(load(environ))
+    assert found.level == WARN
+    assert text in found.text
+    assert change in found.change
+    assert not list(check.judge_limits(load(GUARDED | environ)))
+
+
+def test_limits_of_single_keys_are_looked_at_too() -> None:
+    limited = GatewayKey(value=SecretStr("hush"), name="batch", tokens_per_day=5)
+    (found,) = check.judge_limits(Settings(gateway_api_keys=(limited,)))
+    assert found.text.startswith("limits of gateway keys: ")
+    assert not list(check.judge_limits(Settings(gateway_api_keys=(GatewayKey(value=SecretStr("hush")),))))
+    assert not list(check.judge_limits(Settings()))
+
+
+def _with_fallback(url: str, keys: int = 0) -> Settings:
+    held = tuple(UpstreamKey(value=SecretStr(f"hush-{place}")) for place in range(keys))
+    return Settings(
+        anthropic_upstream_url="https://a.example.com/base",
+        anthropic_api_keys=held,
+        anthropic_fallbacks=("eu",),
+        providers=(ProviderSettings(name="eu", upstream_url=url, api_keys=held),),
+    )
+
+
+def test_a_fallback_elsewhere_is_fine() -> None:
+    (found,) = check.judge_providers(_with_fallback("https://eu.example.com", keys=2))
+    assert found == Finding(OK, "providers in the order they are tried: anthropic, eu")
+    assert not list(check.judge_providers(Settings()))
+
+
+@pytest.mark.parametrize("url", ["https://a.example.com", "https://A.example.com:443/other"])
+def test_a_fallback_at_the_same_address_is_pointless(url: str) -> None:
+    warned = [finding for finding in check.judge_providers(_with_fallback(url)) if finding.level == WARN]
+    (found,) = warned
+    assert found.text.startswith("eu stands in for anthropic at the same address")
+    assert "providers.eu.network_config.base_url" in found.change
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a.example.com:443", "https://a.example.com:8443", "https://b.example.com"]
+)
+def test_another_scheme_port_or_host_is_another_address(url: str) -> None:
+    assert WARN not in _levels(check.judge_providers(_with_fallback(url)))
+
+
+def test_a_single_key_is_mentioned() -> None:
+    found = list(check.judge_providers(_with_fallback("https://eu.example.com", keys=1)))
+    assert [finding.level for finding in found] == [OK, OK, OK]
+    assert [finding.text.split(":")[0] for finding in found[1:]] == ["anthropic has one key", "eu has one key"]
+    assert "hush" not in "".join(finding.line() for finding in found)
+
+
+def test_providers_that_nothing_leads_to() -> None:
+    settings = _with_fallback("https://eu.example.com").model_copy(update={"anthropic_fallbacks": ()})
+    (found,) = check.judge_providers(settings)
+    assert (found.level, found.change) == (WARN, "ANTHROPIC_FALLBACKS=eu")
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://:hush@h.example.com:7000/0", "h.example.com:7000"),
+        ("rediss://hush:hush@h", "h:6379"),
+        ("unix:///run/redis.sock?password=hush", "/run/redis.sock"),
+    ],
+)
+def test_redis_is_named_without_its_password(url: str, place: str) -> None:
+    assert check.judge_redis(url, "") == Finding(OK, f"Redis at {place} can be connected to")
+    found = check.judge_redis(url, "refused")
+    assert (found.level, found.change) == (WARN, "REDIS_URL=<reachable address>")
+    assert f"Redis at {place} cannot be reached (refused)" in found.text
+    assert "hush" not in found.line()
+
+
+def test_redis_is_connected_to(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert check.redis_fault(f"redis://:hush@127.0.0.1:{port}/0", 2.0) == ""
+    refused = check.redis_fault(f"rediss://:hush@127.0.0.1:{port}/0", 2.0)
+    assert refused
+    assert "hush" not in refused
+    path = tmp_path / "redis.sock"
+    assert check.redis_fault(f"unix://{path}", 2.0)
+    with socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(path))
+        local.listen()
+        assert check.redis_fault(f"unix://{path}?password=hush", 2.0) == ""
+
+
+def test_redis_without_a_port_is_looked_for_at_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def connect(address: object, timeout: float) -> None:
+        asked.append((address, timeout))
+        raise OSError("no")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert check.redis_fault("redis://h", 2.0) == "no"
+    assert asked == [(("h", 6379), 2.0)]
+
+
+def test_online_every_provider_of_the_chain_and_redis_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def upstream(settings: Settings) -> probe.Peer:
+        asked.append(settings.anthropic_upstream_url)
+        return probe.Peer(settings.anthropic_upstream_url, fault="down")
+
+    def redis_fault(url: str, timeout_s: float) -> str:
+        asked.append(url)
+        return "down"
+
+    settings = _with_fallback("https://eu.example.com").model_copy(update={"redis_url": SecretStr("redis://h")})
+    alone = ProviderSettings(name="alone", upstream_url="https://alone.example.com")
+    settings = settings.model_copy(update={"providers": (*settings.providers, alone)})
+    monkeypatch.setattr(probe, "server", lambda environ: FINE)
+    monkeypatch.setattr(probe, "upstream", upstream)
+    monkeypatch.setattr(check, "redis_fault", redis_fault)
+    monkeypatch.setattr(check, "load", lambda environ: settings)
+    found = list(findings(offline=False))
+    assert asked == ["https://a.example.com/base", "https://eu.example.com", "redis://h"]
+    assert [(finding.level, finding.change.split("=")[0]) for finding in found[-3:]] == [
+        (FAIL, "ANTHROPIC_UPSTREAM_URL"),
+        (FAIL, "PENSTOCK_CONFIG providers.eu.network_config.base_url"),
+        (WARN, "REDIS_URL"),
+    ]
+    asked.clear()
+    list(findings(offline=True))
+    assert not asked
 
 
 def test_body_logging_is_warned_of() -> None:

@@ -32,7 +32,7 @@ def _run(*arguments: str) -> tuple[int, str]:
 def test_help_lists_the_commands() -> None:
     code, output = _run("--help")
     assert code == 0
-    for name in ("check", "settings", "simulator"):
+    for name in ("bench", "check", "demo", "settings", "simulator", "size"):
         assert f"\n  {name} " in output
 
 

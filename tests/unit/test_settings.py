@@ -17,8 +17,19 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from app.errors import ConfigError
-from app.settings import PROFILES, Settings, UpstreamKey, environment, load, rows
-from app.settings_rules import is_loopback, open_to_strangers, redacted, unknown_names
+from app.settings import (
+    PROFILES,
+    GatewayKey,
+    ProviderSettings,
+    Settings,
+    UpstreamKey,
+    _Sources,
+    environment,
+    load,
+    rows,
+)
+from app.settings_fields import redacted
+from app.settings_rules import is_loopback, open_to_strangers, unknown_names
 
 # behaviour.md section 1 and the build brief: name -> default as written there.
 DEFAULTS = {
@@ -65,6 +76,18 @@ DEFAULTS = {
     "RETRY_MAX_ATTEMPTS": 3,
     "RETRY_429_INTERVAL": 1.0,
     "RETRY_BACKOFF_MAX": 12.0,
+    "RETRY_BUDGET_RATIO": 0.1,
+    "RETRY_BUDGET_FLOOR": 10,
+    "BREAKER_WINDOW": 10.0,
+    "BREAKER_MIN_CALLS": 30,
+    "BREAKER_FAILURE_RATE": 0.5,
+    "BREAKER_OPEN": 5.0,
+    "ANTHROPIC_FALLBACKS": (),
+    "GATEWAY_REQUESTS_PER_MINUTE": 0,
+    "GATEWAY_CONCURRENT_REQUESTS": 0,
+    "GATEWAY_TOKENS_PER_DAY": 0,
+    "REDIS_URL": None,
+    "REDIS_TLS_VERIFY": "auto",
     "ENABLE_METRICS_ENDPOINT": True,
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "json",
@@ -82,6 +105,17 @@ RANGES = [
     ("STREAM_HEARTBEAT", "1", "60", "0.5", "60.1"),
     ("ROUTER_THREAD_POOL_SIZE", "1", "64", "0", "65"),
     ("RETRY_MAX_ATTEMPTS", "1", "10", "0", "11"),
+    ("RETRY_BUDGET_RATIO", "0", "1", "-0.1", "1.1"),
+    ("RETRY_BUDGET_FLOOR", "0", "10000", "-1", "10001"),
+    ("BREAKER_WINDOW", "1", "600", "0.9", "601"),
+    ("BREAKER_MIN_CALLS", "1", "1000000", "0", "1000001"),
+    ("BREAKER_FAILURE_RATE", "0.01", "1", "0", "1.01"),
+    ("BREAKER_OPEN", "0.1", "600", "0", "nan"),
+    ("GATEWAY_REQUESTS_PER_MINUTE", "0", "1000000", "-1", "1000001"),
+    ("GATEWAY_CONCURRENT_REQUESTS", "0", "1000000", "-1", "1000001"),
+    ("GATEWAY_TOKENS_PER_DAY", "0", "1000000000000", "-1", "1000000000001"),
+    ("INITIAL_POOL_SIZE", "0", "1000000", "-1", "1000001"),
+    ("REDIS_TLS_VERIFY", "auto", "false", "maybe", "1"),
     ("CONNECT_TIMEOUT", "0.1", "120", "nan", "inf"),
     ("LOG_LEVEL", "debug", "error", "loud", "INFO!"),
     ("DEBUG", "1", "off", "maybe", "2"),
@@ -137,7 +171,7 @@ def test_importing_settings_leaves_ssl_to_gevent() -> None:
 
 
 def test_environment_wins_over_file_over_profile_over_default(tmp_path: Path) -> None:
-    environ = {"PENSTOCK_PROFILE": "loadtest"}
+    environ = {"PENSTOCK_PROFILE": "loadtest", "WEB_CONCURRENCY": "1"}
     assert load(environ).anthropic_concurrency == PROFILES["loadtest"]["anthropic_concurrency"] == 10_000
     assert load(environ).retry_max_attempts == 1
     limits = {"concurrency_and_buffer_size": {"concurrency": 7, "buffer_size": 70}}
@@ -180,6 +214,40 @@ def test_secrets_show_nowhere() -> None:
     assert "hush" not in shown
     assert settings.public()["gateway_api_keys"] == "2 set"
     assert settings.public()["port"] == 8000
+
+
+def test_public_is_json_with_fallbacks_and_a_hidden_redis(tmp_path: Path) -> None:
+    content = {
+        "providers": {"eu": {"keys": ["hush-eu"], "network_config": {"base_url": "https://eu.example.com"}}}
+    }
+    environ = {
+        "ANTHROPIC_API_KEY": "hush",
+        "ANTHROPIC_FALLBACKS": "eu",
+        "REDIS_URL": "redis://:hush@127.0.0.1:1/0",
+    }
+    settings = load(_file(tmp_path, content) | environ)
+    public = json.loads(json.dumps(settings.public()))
+    assert "hush" not in json.dumps(public) + repr(settings) + settings.model_dump_json()
+    assert public["redis_url"] == "[hidden]"
+    assert public["anthropic_fallbacks"] == ["eu"]
+    assert public["providers"] == [
+        {
+            "name": "eu",
+            "upstream_url": "https://eu.example.com",
+            "api_keys": "1 set",
+            "concurrency": 1000,
+            "buffer_size": 5000,
+            "fallbacks": [],
+        }
+    ]
+    assert load({}).public()["redis_url"] is None
+
+
+def test_gateway_keys_of_the_environment_have_names_and_the_default_limits() -> None:
+    keys = load({"GATEWAY_API_KEYS": "a,b"}).gateway_api_keys
+    assert keys == (GatewayKey(value=SecretStr("a"), name="key-1"), GatewayKey(value=SecretStr("b"), name="key-2"))
+    assert (keys[0].requests_per_minute, keys[0].concurrent_requests, keys[0].tokens_per_day) == (None, None, None)
+    assert not load({}).gateway_api_keys
 
 
 def test_keys_of_any_other_type_are_refused() -> None:
@@ -243,6 +311,11 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
         "PENSTOCK_SERVICE_HOST",
         "PENSTOCK_SERVICE_PORT_HTTP",
         "PENSTOCK_PORT",
+        "BREAKER_SERVICE_HOST",
+        "REDIS_TLS_URL",
+        "REDIS_HOST",
+        "REDIS_SERVICE_HOST",
+        "REDIS_PORT_6379_TCP",
         "GATEWAY_PORT_80_TCP_ADDR",
         "PATH",
         "CONECT_TIMEOUT",
@@ -254,8 +327,8 @@ def test_names_of_others_are_none_of_our_business(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["PENSTOCK_X", "GATEWAY_X", "ROUTER_X", "PRODUCTION_X", "STREAM_X", "RETRY_X", "UPSTREAM_X", "HTTP_POOL_X",
-     "HTTP_KEEPALIVE_X", "ANTHROPIC_X"],
+    ["PENSTOCK_X", "GATEWAY_X", "ROUTER_X", "PRODUCTION_X", "STREAM_X", "RETRY_X", "BREAKER_X", "UPSTREAM_X",
+     "HTTP_POOL_X", "HTTP_KEEPALIVE_X", "ANTHROPIC_X"],
 )  # fmt: skip
 def test_unknown_names_of_ours_are_faults(name: str) -> None:
     (fault,) = _faults({name: "1"})
@@ -327,6 +400,50 @@ def test_credentials_are_not_open_to_strangers() -> None:
     load(exposed | {"GATEWAY_API_KEYS": "g"})
     load(exposed | {"GATEWAY_ALLOW_ANONYMOUS": "true"})
     assert open_to_strangers(load({"ANTHROPIC_API_KEY": "k"}), "::")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://127.0.0.1:6379/0", "rediss://:pass@h.example.com:6380", "redis://h", "unix:///run/redis.sock?db=1"],
+)
+def test_redis_urls_that_are_taken(url: str) -> None:
+    found = load({"REDIS_URL": url}).redis_url
+    assert found is not None
+    assert found.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hush",
+        "http://hush",
+        "redis://",
+        "redis://hush:99999",
+        "redis://h:0",
+        "redis://[hush",
+        "unix://",
+        "REDIS://hush",
+    ],
+)
+def test_redis_urls_that_are_refused(url: str) -> None:
+    (fault,) = _faults({"REDIS_URL": url})
+    assert fault == "REDIS_URL=[hidden]: allowed is redis://host:port/db, rediss://host:port/db or unix:///path."
+
+
+def test_redis_needs_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (fault,) = _faults({"REDIS_URL": "redis://:hush@127.0.0.1:6379"})
+    assert fault.startswith("REDIS_URL=[hidden]: needs the Redis client; pip install 'penstock[redis]'")
+    load({})
+
+
+def test_looking_for_the_redis_client_does_not_import_it() -> None:
+    code = (
+        "import sys; from app.settings import load; load({'REDIS_URL': 'redis://127.0.0.1'}); "
+        "print([m for m in ('redis', 'ssl', 'asyncio') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_keys_must_fit_into_a_header() -> None:
@@ -402,8 +519,107 @@ def test_file_in_full(tmp_path: Path) -> None:
     assert (settings.initial_pool_size, settings.drop_excess_requests) == (300, True)
 
 
+def test_gateway_keys_of_the_file_and_of_the_environment(tmp_path: Path) -> None:
+    limits = {"requests_per_minute": 60, "concurrent_requests": 10, "tokens_per_day": 0}
+    keys = ["env.WEB", {"name": "batch", "value": "env.BATCH"} | limits, {"value": "w", "name": "again"}]
+    environ = _file(tmp_path, {"gateway": {"keys": keys}}) | {"WEB": "w", "BATCH": "b"}
+    web, batch = load(environ).gateway_api_keys
+    assert (web.get_secret_value(), web.name, web.requests_per_minute) == ("w", "key-1", None)
+    assert batch == GatewayKey(value=SecretStr("b"), name="batch", **limits)
+    (only,) = load(environ | {"GATEWAY_API_KEYS": "c"}).gateway_api_keys
+    assert (only.get_secret_value(), only.name) == ("c", "key-1")
+
+
+def test_other_providers_in_full(tmp_path: Path) -> None:
+    content = {
+        "providers": {
+            "anthropic": {"keys": ["k"], "fallbacks": ["anthropic-eu", "anthropic-eu"]},
+            "anthropic-eu": {
+                "keys": ["env.EU", {"value": "l", "name": "spare", "weight": 0.5, "models": ["claude-*"]}],
+                "concurrency_and_buffer_size": {"concurrency": 20, "buffer_size": 30},
+                "network_config": {"base_url": "https://eu.example.com/base/"},
+                "fallbacks": ["last"],
+            },
+            "last": {"keys": ["m"], "network_config": {"base_url": "http://127.0.0.1:9"}},
+        }
+    }
+    settings = load(_file(tmp_path, content) | {"EU": "e", "WEB_CONCURRENCY": "1"})
+    assert settings.anthropic_fallbacks == ("anthropic-eu",)
+    spare = UpstreamKey(value=SecretStr("l"), name="spare", weight=0.5, models=("claude-*",))
+    assert settings.providers == (
+        ProviderSettings(
+            name="anthropic-eu",
+            upstream_url="https://eu.example.com/base",
+            api_keys=(UpstreamKey(value=SecretStr("e"), name="key-1"), spare),
+            concurrency=20,
+            buffer_size=30,
+            fallbacks=("last",),
+        ),
+        ProviderSettings(
+            name="last",
+            upstream_url="http://127.0.0.1:9",
+            api_keys=(UpstreamKey(value=SecretStr("m"), name="key-1"),),
+        ),
+    )
+    with pytest.raises(ValueError, match="frozen"):
+        settings.providers[0].concurrency = 1
+
+
+def test_a_provider_that_is_faulty_causes_no_faults_elsewhere(tmp_path: Path) -> None:
+    content = {
+        "providers": {"anthropic": {"fallbacks": ["eu"], "keys": ["env.NONE"]}, "eu": {"keys": ["env.NIL"]}}
+    }
+    assert _faults(_file(tmp_path, content)) == (
+        "PENSTOCK_CONFIG providers.anthropic.keys[0]: env.NONE names a variable that is not set.",
+        "PENSTOCK_CONFIG providers.eu.keys[0]: env.NIL names a variable that is not set.",
+        "PENSTOCK_CONFIG providers.eu.network_config.base_url: is required, an http or https URL.",
+    )
+
+
+def test_faults_of_keys_cause_no_faults_along_the_chain(tmp_path: Path) -> None:
+    def said(first: list[str], second: list[str], **environ: str) -> tuple[str, ...]:
+        eu = {"keys": second, "network_config": {"base_url": "https://eu.example.com"}}
+        content = {"providers": {"anthropic": {"keys": first, "fallbacks": ["eu"]}, "eu": eu}}
+        return _faults(_file(tmp_path, content) | environ)
+
+    not_set = "names a variable that is not set."
+    assert said(["env.NONE"], ["k"]) == (f"PENSTOCK_CONFIG providers.anthropic.keys[0]: env.NONE {not_set}",)
+    assert said(["k"], ["env.NIL"]) == (f"PENSTOCK_CONFIG providers.eu.keys[0]: env.NIL {not_set}",)
+    assert said(["env.NONE"], ["k"], ANTHROPIC_API_KEY="cl\u00e9")[1:] == (
+        "ANTHROPIC_API_KEY=[hidden]: key 1 must be printable ASCII without spaces.",
+    )
+
+
+def test_secrets_are_hidden_in_faults_of_any_kind() -> None:
+    assert {row.attribute for row in rows() if row.secret} == {
+        "anthropic_api_keys",
+        "gateway_api_keys",
+        "redis_url",
+    }
+    sources = _Sources({})
+    sources.values["redis_url"] = "hush"
+    assert sources.fault("redis_url") == "REDIS_URL=[hidden]: allowed is a redis://, rediss:// or unix:// URL."
+
+
 def _anthropic(part: object) -> dict[str, object]:
     return {"providers": {"anthropic": part}}
+
+
+def _eu(part: dict[str, object]) -> dict[str, object]:
+    return {"providers": {"eu": {"network_config": {"base_url": "https://eu.example.com"}} | part}}
+
+
+def _gateway(keys: object) -> dict[str, object]:
+    return {"gateway": {"keys": keys}}
+
+
+@pytest.mark.parametrize("name", ["Eu", "-eu", "a.b", "e" * 42, "", "*"])
+def test_names_of_providers(tmp_path: Path, name: str) -> None:
+    (fault,) = _faults(
+        _file(tmp_path, {"providers": {name: {"network_config": {"base_url": "https://eu.example.com"}}}})
+    )
+    assert "a name of at most 41 of a-z, 0-9, - and _" in fault
+    load(_file(tmp_path, {"providers": {"e" * 41: {"network_config": {"base_url": "https://eu.example.com"}}}}))
 
 
 @pytest.mark.parametrize(
@@ -414,9 +630,9 @@ def _anthropic(part: object) -> dict[str, object]:
         ({"providers": []}, "PENSTOCK_CONFIG providers: must be an object."),
         (
             {"providers": {"antropic": {}}},
-            "PENSTOCK_CONFIG providers.antropic: unknown key; did you mean anthropic?",
+            "antropic.network_config.base_url: is required, an http or https URL; did you mean anthropic?",
         ),
-        ({"q": 1}, "PENSTOCK_CONFIG q: unknown key; allowed are providers, config."),
+        ({"q": 1}, "PENSTOCK_CONFIG q: unknown key; allowed are providers, gateway, config."),
         (_anthropic({"keys": "k"}), "providers.anthropic.keys: must be a list"),
         (_anthropic({"keys": [5]}), "providers.anthropic.keys[0]: must be a string or an object"),
         (_anthropic({"keys": [{"name": "a"}]}), "providers.anthropic.keys[0]: must be a string or an object"),
@@ -433,6 +649,44 @@ def _anthropic(part: object) -> dict[str, object]:
             _anthropic({"network_config": {"max_retries": 10}}),
             "network_config.max_retries + 1=11: allowed is 1 to 10",
         ),
+        (_anthropic({"keys": [{"value": "k", "name": 5}]}), "keys[0].name: allowed is text."),
+        (_anthropic({"fallbacks": "eu"}), "providers.anthropic.fallbacks: must be a list of provider names."),
+        (_anthropic({"fallbacks": [5]}), "providers.anthropic.fallbacks: must be a list of provider names."),
+        (_eu({"fallbacks": {}}), "providers.eu.fallbacks: must be a list of provider names."),
+        ({"providers": {"eu": []}}, "PENSTOCK_CONFIG providers.eu: must be an object."),
+        ({"providers": {"eu": {"keys": []}}}, "providers.eu.network_config.base_url: is required"),
+        (
+            _eu({"network_config": {"base_url": "https://a", "max_retries": 1}}),
+            "max_retries: unknown key; allowed",
+        ),
+        (_eu({"network_config": {"base_url": 5}}), "providers.eu.network_config.base_url=5: allowed is an http"),
+        (_eu({"concurrency_and_buffer_size": {"concurrency": 0}}), "concurrency=0: allowed is 1 to 1000000 exch"),
+        (_eu({"concurrency_and_buffer_size": {"buffer_size": "x"}}), "buffer_size=x: allowed is 1 to 10000000"),
+        (_eu({"keys": "k"}), "providers.eu.keys: must be a list"),
+        (_eu({"keys": ["cl\u00e9"]}), "providers.eu.keys=[hidden]: key 1 must be printable ASCII"),
+        (_eu({"keys": [{"value": "a", "name": "n"}, {"value": "b", "name": "n"}]}), "eu.keys=[hidden]: two keys"),
+        (
+            _gateway("k"),
+            "PENSTOCK_CONFIG gateway.keys: must be a list of strings or objects with value, name, req",
+        ),
+        (_gateway(["env.NONE"]), "gateway.keys[0]: env.NONE names a variable that is not set"),
+        (_gateway([{"value": "k", "weight": 1}]), "gateway.keys[0].weight: unknown key; allowed are value, name"),
+        (_gateway([{"value": "k", "requests_per_minute": -1}]), "requests_per_minute=-1: allowed is 0 (no limit)"),
+        (
+            _gateway([{"value": "k", "concurrent_requests": 0.5}]),
+            "concurrent_requests=0.5: allowed is 0 (no limit)",
+        ),
+        (
+            _gateway([{"value": "k", "tokens_per_day": True}]),
+            "keys[0].tokens_per_day=True: allowed is 0 (no limit)",
+        ),
+        (_gateway([{"value": "k", "tokens_per_day": 10**13}]), "to 1000000000000, or null for the default."),
+        (
+            _gateway([{"value": "a", "name": "n"}, {"value": "b", "name": "n"}]),
+            "gateway.keys=[hidden]: two keys are",
+        ),
+        (_gateway(["cl\u00e9"]), "gateway.keys=[hidden]: key 1 must be printable ASCII"),
+        ("[" * 200_000, "is not JSON"),
         (
             {"config": {"drop_excess_requests": "perhaps"}},
             "drop_excess_requests=perhaps: allowed is true or false",
@@ -463,9 +717,10 @@ def test_two_keys_of_one_name(tmp_path: Path) -> None:
 
 def test_buffer_below_concurrency_names_both(tmp_path: Path) -> None:
     limits = {"concurrency_and_buffer_size": {"concurrency": 100, "buffer_size": 50}}
-    (fault,) = _faults(_file(tmp_path, _anthropic(limits)))
-    assert "buffer_size=50" in fault
-    assert "(concurrency)=100" in fault
+    for content in (_anthropic(limits), _eu(dict(limits))):
+        (fault,) = _faults(_file(tmp_path, content) | {"WEB_CONCURRENCY": "1"})
+        assert "buffer_size=50" in fault
+        assert ".concurrency (concurrency)=100" in fault
 
 
 def test_unreadable_files() -> None:
@@ -483,4 +738,6 @@ def test_file_that_is_not_utf8(tmp_path: Path) -> None:
 def test_variables_the_file_names_are_known(tmp_path: Path) -> None:
     environ = _file(tmp_path, _anthropic({"keys": ["env.ANTHROPIC_BLUE"]})) | {"ANTHROPIC_BLUE": "k"}
     assert len(load(environ).anthropic_api_keys) == 1
+    environ = _file(tmp_path, _eu({"keys": ["env.ANTHROPIC_BLUE"]})) | {"ANTHROPIC_BLUE": "k"}
+    assert len(load(environ).providers[0].api_keys) == 1
     assert _faults({"ANTHROPIC_BLUE": "k"})

@@ -22,8 +22,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from app.assembly import Assembly
 from app.bridge.wait import native_threads
-from app.factory import Assembly, create_app
+from app.factory import create_app
 from app.settings import load
 
 _taken: set[str] = set()
@@ -63,6 +64,7 @@ def main(transport: str, origin: str, ca: str, talk: bool) -> dict[str, Any]:
         "SSL_CERT_FILE": ca,
         "UPSTREAM_TRANSPORT": transport,
         "LOG_LEVEL": "error",
+        "BREAKER_MIN_CALLS": "1000",
     }
     app = create_app(load(environ))
     assembly: Assembly = app.extensions["penstock"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -86,6 +87,95 @@ def test_warm_up_opens_what_is_needed_first(lab: Any, run: Any, read: Read) -> N
             await read(answer)
             assert lab.sim.stats()["tls_handshakes"] == warm
             assert pool.stats().http_version == "HTTP/2"
+
+    run(work)
+
+
+@pytest.mark.parametrize(("allowed", "opened"), [(100, 3), (50, 6)])
+def test_warm_up_opens_what_carries_the_slots(
+    lab_with: Any, run: Any, read: Read, allowed: int, opened: int
+) -> None:
+    lab = lab_with(max_concurrent_streams=allowed, tls_delay_ms=100)
+
+    async def work() -> None:
+        async with lab.pool(streams_per_connection=100) as pool:
+            there, ms = await pool.warm_up(300)
+            assert there
+            own = lab.name == "h2"
+            warm = opened if own else 2 if lab.name == "httpcore" else 1
+            assert lab.sim.stats()["tls_handshakes"] == warm
+            assert pool.stats().open_connections == warm
+            if not own:
+                return
+            assert ms >= 200
+            assert ms < 550 or opened < 6, "one first, then the others at the same time"
+            assert (pool.stats().requests, pool.stats().hits, pool.stats().misses) == (0, 0, warm)
+            assert (await pool.warm_up(300))[0]
+            request = lab.message("json-300ms")
+            answers = await asyncio.gather(*(pool.send(request, streaming=False) for _ in range(300)))
+            assert {answer.connection for answer in answers} == {"reused"}
+            await asyncio.gather(*(read(answer) for answer in answers))
+            stats = pool.stats()
+            assert (lab.sim.stats()["tls_handshakes"], stats.lanes, stats.in_flight) == (warm, warm, 0)
+            assert (stats.requests, stats.hits, stats.misses) == (300, 300, warm)
+
+    run(work)
+
+
+def test_warm_up_keeps_the_cap_and_what_it_opened_idles_away(lab: Any, run: Any) -> None:
+    async def work() -> None:
+        async with lab.pool(max_connections=2, keepalive_expiry_s=0.4) as pool:
+            assert (await pool.warm_up(1000))[0]
+            if lab.name == "h2":
+                assert lab.sim.stats()["tls_handshakes"] == pool.stats().open_connections == 2
+            stats = await lab.until(lambda seen: seen["open_connections"] <= 1, 3.0)
+            assert stats["open_connections"] <= 1  # the question's own
+            assert pool.stats().open_connections == 0
+            if lab.name == "h2":  # lanes that lost their connections are connected again
+                pool._rules = dataclasses.replace(pool._rules, keepalive_expiry_s=60.0)
+                assert (await pool.warm_up(200))[0]
+                await asyncio.sleep(1.0)
+                assert (pool.stats().lanes, pool.stats().open_connections) == (2, 0)
+                assert (await pool.warm_up(200))[0]
+                assert (pool.stats().lanes, pool.stats().open_connections) == (2, 2)
+
+    run(work)
+
+
+@pytest.mark.parametrize("slots", [1, 300])
+def test_warm_up_of_a_closed_pool_opens_nothing(lab: Any, run: Any, slots: int) -> None:
+    async def work() -> None:
+        async with lab.pool() as pool:
+            await pool.close()
+            assert not (await pool.warm_up(slots))[0]
+            assert pool.stats().lanes == 0
+            assert lab.sim.stats()["tls_handshakes"] == 0
+
+    run(work)
+
+
+def test_warm_up_that_fails_half_way_says_so(lab: Any, run: Any) -> None:
+    if lab.name != "h2":
+        pytest.skip("the others open one connection")
+
+    async def work() -> None:
+        async with lab.pool() as pool:
+            assert (await pool.warm_up())[0]
+            make, made = pool._make.h2, 0
+
+            def second_fails() -> Any:
+                nonlocal made
+                made += 1
+                client = make()
+                if made == 2:
+                    client._port = 1
+                return client
+
+            pool._make.h2 = second_fails
+            assert not (await pool.warm_up(400))[0]
+            stats = pool.stats()
+            assert (stats.open_connections, stats.lanes, stats.in_flight) == (3, 4, 0)
+            assert pool._events[-1]["event"] == "warm_up_failed"
 
     run(work)
 

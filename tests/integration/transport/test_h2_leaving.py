@@ -214,19 +214,21 @@ def test_goaway_in_the_middle_loses_nothing(lab: Any, run: Any, read: Read) -> N
     run(work)
 
 
-def test_what_was_never_processed_is_sent_again_once(lab: Any, run: Any, read: Read) -> None:
+def test_what_was_never_processed_is_told_and_not_sent_again(lab: Any, run: Any, read: Read) -> None:
     async def work() -> None:
         one = client(lab)
         siblings = [asyncio.create_task(one.send(lab.message("json-300ms"))) for _ in range(4)]
         await asyncio.sleep(0.15)
-        answer = await one.send(lab.message("goaway-now"))
-        assert b"end_turn" in await read(answer)
+        with pytest.raises(NotProcessed):
+            await one.send(lab.message("goaway-now"))
+        assert not one.usable
         for other in await asyncio.gather(*siblings):
             assert b"end_turn" in await read(other)
-        assert (lab.sim.stats()["goaways_sent"], one.handshakes) == (1, 2)
+        seen = lab.sim.stats()
+        assert (seen["goaways_sent"], seen["requests"]["h2"], one.handshakes) == (1, 5, 1)
         with pytest.raises(NotProcessed):
             await one.send(lab.message("refused"))
-        assert lab.sim.stats()["refused_sent"] == 2
+        assert (lab.sim.stats()["refused_sent"], one.handshakes) == (1, 2)
         await one.aclose()
 
     run(work)

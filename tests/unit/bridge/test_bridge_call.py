@@ -513,3 +513,10 @@ def test_stop_ends_every_loop(global_bridge: list[Bridge]) -> None:
         loop.stop = stop  # type: ignore[method-assign]
     bridge.stop()
     assert stopped == ["main", "pool-0"]
+
+
+def test_a_stopped_bridge_has_no_thread_left_that_runs_a_loop() -> None:
+    bridge = Bridge(1)
+    assert bridge.main.alive
+    bridge.stop()
+    assert not bridge.main.alive, "an interpreter that ends under a running loop crashes"

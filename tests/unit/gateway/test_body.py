@@ -14,8 +14,17 @@ from typing import Any, cast
 import pytest
 
 from app.bridge.call import Crossing
-from app.errors import ClientGone, DeadlinePassed, Draining, GatewayError, StreamBroken
-from app.exchange import Reply
+from app.errors import (
+    BreakerOpen,
+    ClientGone,
+    DeadlinePassed,
+    Draining,
+    GatewayError,
+    NoCredential,
+    QueueTimeout,
+    StreamBroken,
+)
+from app.exchange import Journey, Reply
 from app.gateway.body import HOLD_LIMIT_BYTES, Body, BodyRules, EventStream, Watch, plain, split
 
 BEAT = b": beat\n\n"
@@ -80,7 +89,7 @@ def terminal(event: bytes) -> dict[str, Any]:
 
 def reply(status: int = 200, stream: bool = True, **headers: str) -> Reply:
     pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return Reply(status, pairs, stream, "HTTP/2", (), 0.0, 0.0)
+    return Reply(status, pairs, stream, "HTTP/2", Journey(), 0.0, 0.0)
 
 
 # -------------------------------------------------------------------- events
@@ -113,10 +122,11 @@ def test_b22_death_after_half_an_event_is_one_error_at_the_boundary(at: int) -> 
     assert error is BROKE
 
 
-def test_b22_a_drain_is_overloaded_error() -> None:
-    out, error = played(START, Draining())
+@pytest.mark.parametrize("refused", [Draining(), QueueTimeout(), BreakerOpen(), NoCredential()])
+def test_b22_a_drain_or_a_refusal_is_overloaded_error(refused: GatewayError) -> None:
+    out, error = played(START, refused)
     assert terminal(out)["error"]["type"] == "overloaded_error"
-    assert isinstance(error, Draining)
+    assert error is refused
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from app.gateway.plan import Rules, check_target, endpoint_of, make_plan, may_st
 from app.providers.table import PROVIDERS
 
 PROVIDER = PROVIDERS["anthropic"]
-RULES = Rules.of(
-    PROVIDER,
-    "https://up.example:8443/base/",
+RULES = Rules(
+    provider=PROVIDER,
+    origin="https://up.example:8443",
     version="2023-06-01",
     strip_credentials=False,
     request_timeout_s=600.0,
@@ -27,8 +27,8 @@ HEADERS = (("Host", "gw"), ("X-Api-Key", "caller"), ("Authorization", "Bearer ca
 EXCHANGE = Exchange("r", "POST", "/v1/messages?beta=true", HEADERS, b'{"b":1,"a":2}', False, 13, "messages", 0.0)
 
 
-def plan(exchange: Exchange = EXCHANGE, rules: Rules = RULES, key: str | None = None, now: float = 100.0) -> Plan:
-    return make_plan(exchange, rules, endpoint_of(PROVIDER, exchange.target.split("\r")[0]), key, now)
+def plan(exchange: Exchange = EXCHANGE, rules: Rules = RULES, now: float = 100.0) -> Plan:
+    return make_plan(exchange, rules, endpoint_of(PROVIDER, exchange.target.split("\r")[0]), now)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def plan(exchange: Exchange = EXCHANGE, rules: Rules = RULES, key: str | None = 
 )
 def test_b11_targets_pass_as_they_are(target: str) -> None:
     check_target(target)
-    assert plan(replace(EXCHANGE, target=target)).target == "/base" + target
+    assert plan(replace(EXCHANGE, target=target)).target == target
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,45 @@ def test_b10_b12_the_callers_own_key_passes_and_only_the_version_is_added() -> N
         ("anthropic-version", "2023-06-01"),
     )
     assert made.body is EXCHANGE.body
-    assert (made.origin, made.deadline_at, made.silence_s, made.whole) == (
-        "https://up.example:8443",
-        700.0,
-        300.0,
-        True,
-    )
+    assert (made.deadline_at, made.silence_s, made.whole) == (700.0, 300.0, True)
 
 
-def test_b12_our_key_takes_the_place_of_theirs() -> None:
-    made = plan(rules=replace(RULES, strip_credentials=True), key="ours")
-    assert made.headers == (("x-api-key", "ours"), ("anthropic-version", "2023-06-01"))
+def test_b12_where_we_hold_keys_the_callers_own_ends_here() -> None:
+    made = plan(rules=replace(RULES, strip_credentials=True))
+    assert made.headers == (("anthropic-version", "2023-06-01"),)
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"), [("0", 0), ("2", 2), ("-1", 0), ("x", 0), ("\xb2", 0), ("9" * 30, 1000), (None, 0)]
+)
+def test_b32_the_clients_own_retries_are_known(told: str | None, counted: int) -> None:
+    pairs = HEADERS if told is None else (*HEADERS, ("X-Stainless-Retry-Count", told))
+    assert plan(replace(EXCHANGE, headers=pairs)).client_retries == counted
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "repeatable"),
+    [
+        ("POST", "/v1/messages", True),
+        ("POST", "/v1/messages/count_tokens", True),
+        ("POST", "/v1/messages/batches", False),
+        ("GET", "/v1/messages/batches/x", True),
+        ("POST", "/v1/files", False),
+        ("DELETE", "/v1/files/x", False),
+        ("POST", "/v1/new", False),
+    ],
+)
+def test_b30_what_may_be_processed_twice(method: str, target: str, repeatable: bool) -> None:
+    assert plan(replace(EXCHANGE, method=method, target=target)).repeatable is repeatable
+
+
+def test_b34_conversation_and_model_are_looked_for_only_where_keys_differ() -> None:
+    body = b'{"model":"claude-x","messages":[{"role":"user","content":"hi"}]}'
+    exchange = replace(EXCHANGE, body=body, caller="batch")
+    made = plan(exchange)
+    assert (made.conversation, made.model, made.caller) == (b"", "", "batch")
+    made = plan(exchange, replace(RULES, affine=True, by_model=True))
+    assert (len(made.conversation), made.model) == (16, "claude-x")
 
 
 def test_b12_a_version_that_is_there_stays() -> None:

@@ -27,7 +27,13 @@ def test_b40_one_json_line_per_exchange(capsys: pytest.CaptureFixture[str]) -> N
     (line,) = capsys.readouterr().out.splitlines()
     told = json.loads(line)
     assert (told["event"], told["request_id"], told["path"]) == ("exchange", "r", "/v1/messages")
-    assert told["attempts"] == [{"outcome": "200", "ms": 1.235, "connection": "new"}]
+    (attempt,) = told["attempts"]
+    assert (attempt["outcome"], attempt["ms"], attempt["connection"], attempt["waited_ms"]) == (
+        "200",
+        1.235,
+        "new",
+        0.0,
+    )
     assert (told["gateway_ms"], told["ttfb_ms"], told["level"]) == (1.0, None, "info")
     assert told["time"].endswith("Z")
 
@@ -71,3 +77,34 @@ def test_b41_all_workers_are_in_one_text(tmp_path: Path, monkeypatch: pytest.Mon
     assert b"penstock_requests" in metrics.exposition(False)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     assert metrics.exposition(True) == b""
+
+
+def test_b37_queue_tries_and_drops_are_counted() -> None:
+    tries = (Attempt("429", 1.0, "", "p", "a"), Attempt("connect_failed", 1.0, "", "p", "b"), Attempt("200", 1.0))
+    names = (
+        ("penstock_queue_wait_seconds_sum", {"provider": "p"}),
+        ("penstock_attempts_sum", {"provider": "p"}),
+        ("penstock_retries_total", {"provider": "p", "reason": "429"}),
+        ("penstock_retries_total", {"provider": "p", "reason": "connect_failed"}),
+        ("penstock_retries_total", {"provider": "p", "reason": "200"}),
+    )
+    before = [value(name, **labels) for name, labels in names]
+    metrics.observe(Record("r", "t", "POST", "/", 200, "", attempts=tries, provider="p", queue_ms=2000.0))
+    assert [round(value(name, **labels) - was, 6) for (name, labels), was in zip(names, before, strict=True)] == [
+        2.0,
+        3.0,
+        1.0,
+        1.0,
+        0.0,
+    ]
+    drops = value("penstock_drops_total")
+    metrics.observe(Record("r", "t", "POST", "/", 503, "queue_full", provider="p", queue_ms=0.0))
+    assert value("penstock_drops_total") == drops + 1
+
+
+def test_b37_of_all_states_one_is_set() -> None:
+    for state in ("open", "closed"):
+        metrics.set_state(metrics.BREAKER, metrics.BREAKER_STATES, state, "q")
+        assert {s: value("penstock_breaker_state", provider="q", state=s) for s in metrics.BREAKER_STATES} == {
+            one: float(one == state) for one in metrics.BREAKER_STATES
+        }

@@ -32,6 +32,8 @@ from app.simulator.routes import match
         ("DELETE", "/v1/files/f", "file_delete", "f"),
         ("PATCH", "/deep/echo", "echo", ""),
         ("GET", "/__stats", "__stats", ""),
+        ("GET", "/__keys", "__keys", ""),
+        ("POST", "/__keys", "__keys", ""),
         ("POST", "/__stats", "missing", ""),
         ("GET", "/__nothing", "missing", ""),
         ("GET", "/v1/messages", "missing", ""),

@@ -28,6 +28,7 @@ from app.simulator.scenarios import DEMO, Scenario, named, parse
         ("halfevent-4", Scenario("halfevent", deltas=4, gap_ms=5)),
         ("streamerror-2", Scenario("streamerror", deltas=2, gap_ms=5)),
         ("overloaded", Scenario("overloaded")),
+        ("overloaded-2", Scenario("overloaded", count=2)),
         ("hang", Scenario("hang")),
         ("refused", Scenario("refused")),
         ("goaway-2", Scenario("goaway", deltas=2, gap_ms=5)),

@@ -13,7 +13,7 @@ import pytest
 
 from app.upstream.h2_connection import H2Connection
 from app.upstream.h2_receive import CONNECTION_WINDOW
-from app.upstream.h2_stream import Broken, H2Stream, Reset
+from app.upstream.h2_stream import Broken, H2Stream, Reset, Unprocessed
 from app.upstream.h2_watch import Watch
 from app.wire import h2_frames as h2
 from app.wire.h2_encode import header
@@ -301,3 +301,48 @@ def test_an_idle_connection_retires_and_a_busy_one_does_not() -> None:
         assert line.ours.why == "It was idle."
 
     run(work)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", None])
+def test_what_waits_when_the_peer_hangs_up_was_not_sent(body: bytes | None) -> None:
+    async def test() -> None:
+        line = Line()
+        late = H2Stream(line.ours.loop, "POST")
+        line.ours.open(late, b"\x82", body)
+        line.ours.eof_received()
+        assert not line.ours.usable
+        await asyncio.sleep(0)
+        assert line.feed() == [], "the transport closes itself by now and swallows what it is given"
+        line.ours.connection_lost(None)
+        assert isinstance(late.error, Unprocessed)
+        assert [type(stream.error) for stream in line.streams] == [Broken, Broken]
+
+    run(test)
+
+
+def test_a_connection_lost_in_the_turn_of_sending_sent_nothing() -> None:
+    async def test() -> None:
+        for closing in (True, False):
+            line = Line()
+            late = H2Stream(line.ours.loop, "POST")
+            line.ours.open(late, b"\x82", b"{}")
+            if closing:
+                line.wire.abort()
+                assert line.feed() == []
+            line.ours.connection_lost(BrokenPipeError())
+            assert isinstance(late.error, Unprocessed)
+            assert [type(stream.error) for stream in line.streams] == [Broken, Broken]
+
+    run(test)
+
+
+@pytest.mark.parametrize("refusal", [h2.rst_stream(1, h2.REFUSED_STREAM), h2.goaway(h2.NO_ERROR)])
+def test_who_has_answered_has_processed_it(refusal: bytes) -> None:
+    async def test() -> None:
+        line = Line()
+        line.feed(head(1), refusal)
+        assert isinstance(line.streams[0].error, Reset)
+        if refusal == h2.goaway(h2.NO_ERROR):
+            assert isinstance(line.streams[1].error, Unprocessed)
+
+    run(test)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.upstream.lanes import NO_LIMIT, WAIT, Kind, Lane, Open, Rules, Use, choose, expired
+from app.upstream.lanes import NO_LIMIT, WAIT, Kind, Lane, Open, Rules, Use, ahead, choose, expired
 
 RULES = Rules(max_connections=3, max_keepalive=2, keepalive_expiry_s=30.0, streams_per_connection=4)
 
@@ -179,3 +179,39 @@ def test_never_over_the_cap_and_nobody_waits_while_one_may_be_opened(
     world = World(Rules(max_connections=cap, streams_per_connection=streams), own, limit)
     for verb, what in steps:
         getattr(world, verb)(what)
+
+
+def own(number: int, limit: int = NO_LIMIT) -> Lane:
+    return Lane(number, "h2", "open", limit=limit, own=True)
+
+
+def test_as_many_lanes_ahead_as_carry_the_slots() -> None:
+    rules = Rules(max_connections=9, max_keepalive=9, streams_per_connection=100)
+    for slots, limit, more in (
+        (1, NO_LIMIT, 1),
+        (100, 100, 1),
+        (101, 100, 2),
+        (300, 100, 3),
+        (300, 50, 6),
+        (9, 0, 9),
+    ):
+        assert ahead([], slots, rules, limit) == ([], more), (slots, limit)
+
+
+def test_lanes_that_are_there_count_with_what_they_carry() -> None:
+    rules = Rules(max_connections=9, max_keepalive=9, streams_per_connection=100)
+    first, second, third = own(1), own(2, 50), own(3)
+    assert ahead([first, second, third], 150, rules, 50) == ([first, second], 0)
+    assert ahead([first, second], 300, rules, 50) == ([first, second], 3)
+    refused = own(4, 0)
+    other = Lane(5, "h1", "open", in_flight=1)
+    assert ahead([refused, other, first], 200, rules, 100) == ([first], 1)
+    assert ahead([first], 0, rules, 100) == ([], 0)
+
+
+def test_no_more_ahead_than_may_be_open_or_stay_open() -> None:
+    file = Lane(1, "h1", "open", in_flight=2)
+    assert ahead([], 100, Rules(max_connections=5, max_keepalive=9), 10) == ([], 5)
+    assert ahead([], 100, Rules(max_connections=9, max_keepalive=5), 10) == ([], 5)
+    assert ahead([file], 100, Rules(max_connections=5, max_keepalive=9), 10) == ([], 3)
+    assert ahead([own(1), own(2)], 900, Rules(max_connections=1), 10)[1] == 0

@@ -113,6 +113,7 @@ def settings() -> Callable[..., Settings]:
     """Settings with a few changes."""
 
     def make(**environ: str) -> Settings:
-        return load({"LOG_LEVEL": "error", "PRODUCTION_WARMUP_CONNECTIONS": "false", **environ})
+        calm = {"LOG_LEVEL": "error", "PRODUCTION_WARMUP_CONNECTIONS": "false", "WEB_CONCURRENCY": "1"}
+        return load({**calm, "RETRY_MAX_ATTEMPTS": "1", "BREAKER_MIN_CALLS": "1000000", **environ})
 
     return make

@@ -10,9 +10,9 @@ import hmac
 import pytest
 
 from app.errors import Unauthenticated
-from app.web.auth import authenticate, presented
+from app.web.auth import authenticate, caller_of, presented
 
-KEYS = (b"one", b"two")
+KEYS = (("web", b"one"), ("batch", b"two"))
 
 
 def test_keys_are_found_in_both_headers() -> None:
@@ -20,9 +20,12 @@ def test_keys_are_found_in_both_headers() -> None:
     assert presented(pairs) == [b"a", b"b"]
 
 
-@pytest.mark.parametrize("pairs", [[("x-api-key", "two")], [("x-api-key", "no"), ("authorization", "Bearer one")]])
-def test_one_right_key_is_enough(pairs: list[tuple[str, str]]) -> None:
-    authenticate(pairs, KEYS)
+@pytest.mark.parametrize(
+    ("pairs", "name"),
+    [([("x-api-key", "two")], "batch"), ([("x-api-key", "no"), ("authorization", "Bearer one")], "web")],
+)
+def test_one_right_key_is_enough_and_names_the_caller(pairs: list[tuple[str, str]], name: str) -> None:
+    assert authenticate(pairs, KEYS) == name
 
 
 @pytest.mark.parametrize("pairs", [[], [("x-api-key", "")], [("x-api-key", "on")], [("x-api-key", "\u20ac")]])
@@ -41,3 +44,10 @@ def test_every_pair_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(hmac, "compare_digest", digest)
     authenticate([("x-api-key", "one"), ("x-api-key", "x")], KEYS)
     assert compared == [(b"one", b"one"), (b"one", b"two"), (b"x", b"one"), (b"x", b"two")]
+
+
+def test_a_caller_without_gateway_key_is_told_apart_and_its_key_is_not_shown() -> None:
+    one, same, other = (caller_of([("x-api-key", key)]) for key in ("sk-one", "sk-one", "sk-two"))
+    assert one == same != other
+    assert "sk" not in one and len(one) == 16
+    assert caller_of([("accept", "*/*")]) == ""

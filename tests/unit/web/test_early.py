@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from flask import Flask
 
+from app.assembly import Assembly
 from app.errors import ClientGone
 from app.exchange import Record
-from app.factory import Assembly, create_app
+from app.factory import create_app
 from app.gateway.handle import asks_for_stream
 from app.settings import Settings
 

@@ -1,0 +1,242 @@
+"""Put the parts for one set of settings together: the one place that knows them all.
+
+All assemblies of one process share one bridge; each has its own pools, limits and life.
+
+Runs on: worker (the targets it makes are made on the loop).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import deque
+from pathlib import Path
+
+from app.bridge.call import Bridge, get_bridge
+from app.bridge.loop import BackgroundLoop
+from app.gateway.body import BodyRules
+from app.gateway.handle import Gateway, Options
+from app.gateway.life import Life
+from app.gateway.plan import Rules
+from app.observe import metrics
+from app.observe.logs import ExchangeLog, make_logger
+from app.policy.retry import Budget
+from app.policy.retry import Rules as RetryRules
+from app.providers.base import Provider
+from app.providers.table import PROVIDERS
+from app.settings import Settings, environment
+from app.store import counters
+from app.store.board import Board
+from app.store.board_file import shared
+from app.store.callers import CallerLimits, CallerRule
+from app.store.facts import Fact
+from app.store.sharing import Link, Sharing
+from app.upstream.attempts import Patience
+from app.upstream.dispatch import Dispatcher
+from app.upstream.pool import Pool, PoolOptions
+from app.upstream.target import Target
+from app.upstream.target_options import TargetOptions, split, targets_of
+from app.web.health import Health
+from app.web.ops import Ops
+from app.web.proxy import Proxy
+from app.web.server import Keeper
+from app.wire import sse
+
+
+class Assembly:
+    """All parts for one set of settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._kept_pid = 0
+        self._untold: list[dict[str, object]] = []
+        self.provider = PROVIDERS["anthropic"]
+        self.workers = settings.web_concurrency
+        self._ca_pem = Path(settings.ssl_cert_file).read_bytes() if settings.ssl_cert_file else None
+        self.log = ExchangeLog(make_logger(settings.log_level, settings.log_format))
+        self.life = Life(settings.drain_timeout_s)
+        self.sharing = Sharing(self._link if settings.redis_url else None)
+        self.limits = CallerLimits(
+            _caller_rules(settings),
+            shared(environment(), counters.VARIABLE),
+            self.sharing.client if settings.redis_url else None,
+            self._tell,
+        )
+        self.health = Health(
+            self.bridge,
+            self.dispatcher,
+            self.life,
+            self.log,
+            -(-settings.initial_pool_size // self.workers) or 1,
+            lambda: self.sharing.degraded or self.limits.degraded,
+        )
+        self.gateway = Gateway(
+            _options(settings, _rules(settings, self.provider)),
+            self.bridge,
+            self.dispatcher,
+            self.life,
+            (self.log, metrics.observe, self.health.observe),
+        )
+        keys = tuple((k.name, k.get_secret_value().encode()) for k in settings.gateway_api_keys)
+        guarded = bool(settings.anthropic_api_keys)
+        self.proxy = Proxy(
+            self.gateway,
+            keys if guarded else (),
+            settings.max_body_bytes,
+            settings.max_file_bytes,
+            settings.body_timeout_s,
+            self.limits.admit if guarded and keys and self.limits.any else None,
+        )
+        self.ops = Ops(self.health, _configuration(settings), "PROMETHEUS_MULTIPROC_DIR" in environment())
+        self.keeper = Keeper(
+            self.health,
+            self.life,
+            self.log,
+            settings.production_warmup_connections,
+            (self.sharing.pump, self.limits.pump),
+        )
+
+    def bridge(self) -> Bridge:
+        """This process's bridge; under servers without our hooks its first use also starts the keeper."""
+        bridge = get_bridge(self.settings.router_thread_pool_size)
+        if self._kept_pid != bridge.pid:
+            self._kept_pid = bridge.pid
+            bridge.events.extend(self._untold)
+            self.keeper.start()
+        return bridge
+
+    def dispatcher(self, loop: BackgroundLoop) -> Dispatcher:
+        """The dispatcher of ``loop``; on that loop only."""
+        key = f"dispatcher-{id(self)}"
+        found: Dispatcher | None = loop.local.get(key)
+        if found is None:
+            found = loop.local[key] = self._dispatcher(loop)
+        return found
+
+    def _dispatcher(self, loop: BackgroundLoop) -> Dispatcher:
+        settings = self.settings
+        main = loop is self.bridge().main
+        board = _board(loop) if main else None
+        divided_by, index = self.workers, _place_on(board, self.workers)
+        if main:
+            self.sharing.use(board)
+        else:
+            divided_by *= settings.router_thread_pool_size  # the fallback threads share this worker's part
+        targets = [
+            Target(options, self._pool(options, loop), random.random, loop.events, self.sharing.publish)
+            for options in targets_of(settings, self.provider, divided_by, index)
+        ]
+        rules = RetryRules(
+            settings.retry_max_attempts, settings.retry_429_interval_s, settings.retry_backoff_max_s
+        )
+        return Dispatcher(
+            targets,
+            Patience(rules, random.random),
+            Budget(settings.retry_budget_ratio, settings.retry_budget_floor),
+            self.sharing.news if main else tuple,
+        )
+
+    def _link(self, outbox: deque[Fact]) -> Link:
+        from app.store.redis import RedisLink  # an optional extra
+
+        settings = self.settings
+        assert settings.redis_url is not None  # noqa: S101 - asked only then
+        return RedisLink(
+            settings.redis_url.get_secret_value(),
+            settings.redis_tls_verify,
+            settings.ssl_cert_file,
+            outbox,
+            self._deliver,
+            self._tell,
+        )
+
+    def _deliver(self, facts: list[Fact]) -> None:
+        """Hand what other nodes have found out to the loop (worker)."""
+        loop = self.bridge().main
+        loop.post(lambda: self.dispatcher(loop).hear(facts))
+
+    def _tell(self, event: dict[str, object]) -> None:
+        """Log and count an event with the loop's own; while there is no loop here yet, it waits (worker)."""
+        if self._kept_pid == os.getpid():
+            self.bridge().events.append(event)
+        else:
+            self._untold.append(event)
+
+    def _pool(self, target: TargetOptions, loop: BackgroundLoop) -> Pool:
+        settings = self.settings
+        main = target.name == self.provider.name
+        options = PoolOptions(
+            origin=target.origin,
+            transport=settings.upstream_transport,
+            max_connections=settings.anthropic_max_connections if main else settings.http_pool_maxsize,
+            max_keepalive=settings.anthropic_max_keepalive if main else settings.http_keepalive_connections,
+            keepalive_expiry_s=settings.anthropic_keepalive_expiry_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            pool_timeout_s=settings.pool_timeout_s,
+            streams_per_connection=settings.anthropic_streams_per_connection,
+            http2=settings.production_enable_http2,
+            ca_pem=self._ca_pem,
+            write_timeout_s=settings.write_timeout_s,
+        )
+        return Pool(options, loop.events)
+
+
+def _options(settings: Settings, rules: Rules) -> Options:
+    heartbeat = sse.PING if settings.stream_heartbeat_kind == "ping" else sse.COMMENT
+    return Options(
+        rules=rules,
+        body=BodyRules(settings.anthropic_chunk_size_bytes, settings.stream_heartbeat_s, heartbeat),
+        write_timeout_s=settings.write_timeout_s,
+        public_url=(settings.public_url or "") if settings.rewrite_results_url else "",
+    )
+
+
+def _rules(settings: Settings, provider: Provider) -> Rules:
+    chains = [settings.anthropic_api_keys, *(one.api_keys for one in settings.providers)]
+    return Rules(
+        provider=provider,
+        origin=split(settings.anthropic_upstream_url)[0],
+        version=settings.anthropic_version,
+        strip_credentials=bool(settings.anthropic_api_keys),
+        request_timeout_s=settings.request_timeout_s,
+        stream_timeout_s=settings.stream_timeout_s,
+        affine=any(len(keys) > 1 for keys in chains),
+        by_model=any(key.models for keys in chains for key in keys),
+    )
+
+
+def _caller_rules(settings: Settings) -> list[CallerRule]:
+    def of(own: int | None, default: int) -> int:
+        return default if own is None else own
+
+    return [
+        CallerRule(
+            key.name,
+            of(key.requests_per_minute, settings.gateway_requests_per_minute),
+            of(key.concurrent_requests, settings.gateway_concurrent_requests),
+            of(key.tokens_per_day, settings.gateway_tokens_per_day),
+        )
+        for key in settings.gateway_api_keys
+    ]
+
+
+def _board(loop: BackgroundLoop) -> Board | None:
+    """This process's place on the node's board, made once; None where no arbiter of ours has laid one out."""
+    path = shared(environment())
+    if path and "board" not in loop.local:
+        loop.local["board"] = Board(path, tell=loop.events.append)
+    found: Board | None = loop.local.get("board")
+    return found
+
+
+def _place_on(board: Board | None, workers: int) -> int | None:
+    """Which of the node's workers this one is; after a reload the old ones still hold the first sections."""
+    return None if board is None or board.index is None else board.index % workers
+
+
+def _configuration(settings: Settings) -> dict[str, int]:
+    return {
+        "max_connections": settings.anthropic_max_connections,
+        "max_keepalive": settings.anthropic_max_keepalive,
+        "chunk_size": settings.anthropic_chunk_size_bytes,
+    }

@@ -1,0 +1,1 @@
+"""policy: decides. Retries, breakers, credentials, the waiting room: pure, the clock and chance passed in."""

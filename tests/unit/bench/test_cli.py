@@ -1,0 +1,86 @@
+"""What a bench's outcome means for the exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from app.bench import machine
+from app.bench.cli import command, finish
+from app.bench.report import Report, Row, Variant
+from app.bench.servers import BenchError
+from app.bench.verdict import Aim, judge
+
+
+@pytest.fixture(autouse=True)
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with nothing else to do."""
+    monkeypatch.setattr(machine, "facts", lambda: {"load_1m": 0.0, "cores": 2})
+
+
+def _report(value: float, *faults: str) -> Report:
+    variant = Variant("v", "words", [{"a": value}])
+    judged = judge([Aim("v", "a", "<=", 1)], {"v": variant.rounds})
+    return Report("demo", "demo: title", {}, [Row("a", "figure")], [variant], judged, faults)
+
+
+def _finished(measure: Callable[[], Report], *, strict: bool = False, output: Path | None = None) -> Result:
+    @click.command()
+    def once() -> None:
+        finish(measure, output, strict)
+
+    return CliRunner().invoke(once)
+
+
+@pytest.mark.parametrize(("value", "strict", "code"), [(1, False, 0), (2, False, 0), (1, True, 0), (2, True, 3)])
+def test_a_missed_aim_matters_only_when_asked(value: float, strict: bool, code: int) -> None:
+    result = _finished(lambda: _report(value), strict=strict)
+    assert result.exit_code == code
+    assert "demo: title" in result.output
+
+
+def test_incomplete_figures_end_with_1_and_say_so_in_the_file(tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    result = _finished(lambda: _report(1, "3 samples of 4"), output=output, strict=True)
+    assert result.exit_code == 1
+    assert "incomplete" in result.output
+    assert "3 samples of 4" in result.output
+    data = json.loads(output.read_text())
+    assert data["faults"] == ["3 samples of 4"]
+    assert data["machine"]["cores"]
+
+
+@pytest.mark.parametrize("fault", [BenchError("the gateway ended"), OSError("no room")])
+def test_what_did_not_come_up_ends_with_1_and_no_table(fault: Exception) -> None:
+    def measure() -> Report:
+        raise fault
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = _finished(measure)
+    assert (result.exit_code, result.output) == (1, f"Error: {fault}\n")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_every_bench_can_write_its_results() -> None:
+    for name in command.commands:
+        shown = CliRunner().invoke(command, [name, "--help"]).output
+        assert "--output" in shown
+        assert "--strict" in shown
+
+
+def test_a_key_must_not_come_back_while_it_is_watched() -> None:
+    result = CliRunner().invoke(command, ["sharing", "--watch-s", "2", "--retry-after-s", "2"])
+    assert result.exit_code == 2
+    assert "must be shorter" in result.output
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.9, False), (1.1, True)])
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, load: float, said: bool) -> None:
+    monkeypatch.setattr(machine, "facts", lambda: {"load_1m": load, "cores": 2})
+    assert ("busy already" in _finished(lambda: _report(1)).output) is said
