@@ -1,71 +1,53 @@
 """``penstock bench``: one sub-command per measurement; each starts what it needs and ends it.
 
-Exit codes: 0 measured; 1 something is missing or did not come up; 3 measured, ``--strict``, and an aim is missed.
-
 Runs on: start-up.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Final
 
 import click
 
-from app.bench import machine
-from app.bench.report import Report
-from app.bench.servers import BenchError
+from app.bench.command import finish, say, with_output
 
-MISSED = 3
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+# Sub-commands that live with their subject: name -> the click command, imported only when it is asked for.
+ELSEWHERE: Final = {
+    "streaming": "app.bench.streaming_cli:command",
+    "concurrent": "app.bench.concurrent_cli:command",
+    "peers": "app.bench.peers_cli:command",
+    "section": "app.bench.section_cli:command",
+    "profiles": "app.bench.profiles_cli:command",
+}
 
 
-@click.group()
+class _Lazy(click.Group):
+    """A group that imports a sub-command of another module when it is asked for, and lists only what exists."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, sorted."""
+        return sorted([*super().list_commands(ctx), *(name for name in ELSEWHERE if _exists(name))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if cmd_name not in ELSEWHERE or not _exists(cmd_name):
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = ELSEWHERE[cmd_name].partition(":")
+        found = getattr(import_module(module), attribute)
+        return found if isinstance(found, click.Command) else None
+
+
+def _exists(name: str) -> bool:
+    """Whether the module of a sub-command is part of this installation; looked up without importing it."""
+    parts = ELSEWHERE[name].partition(":")[0].split(".")
+    return Path(__file__).parents[2].joinpath(*parts).with_suffix(".py").is_file()
+
+
+@click.group(cls=_Lazy)
 def command() -> None:
     """Measure the gateway against the simulator, with a control in the same run."""
-
-
-def _with_output(wrapped: _Command) -> _Command:
-    """The options that all sub-commands have."""
-    wrapped = click.option("--strict", is_flag=True, help="Exit 3 when an aim is missed.")(wrapped)
-    return click.option(
-        "--output", type=click.Path(dir_okay=False, path_type=Path), help="File for the results, JSON."
-    )(wrapped)
-
-
-def say(text: str) -> None:
-    """Progress; not among the results."""
-    click.echo(text, err=True)
-
-
-def _interrupted(signum: int, frame: object) -> NoReturn:
-    """SIGTERM ends a bench as Ctrl-C does, so that its servers end with it."""
-    raise KeyboardInterrupt
-
-
-def finish(measure: Callable[[], Report], output: Path | None, strict: bool) -> None:
-    """Measures, shows, writes, and ends with the exit code the outcome deserves."""
-    before = signal.signal(signal.SIGTERM, _interrupted)
-    about = machine.facts()
-    if about["load_1m"] > about["cores"] / 2:
-        say(f"this machine is busy already: load {about['load_1m']:g} on {about['cores']} cores")
-    try:
-        report = measure()
-    except (BenchError, OSError) as fault:
-        raise click.ClickException(str(fault)) from fault
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    click.echo(report.text())
-    if output is not None:
-        output.write_text(json.dumps(report.json(about), indent=2) + "\n", encoding="utf-8")
-    if report.faults:
-        raise click.ClickException("\n".join(["incomplete, so not to be used:", *report.faults]))
-    if strict and not report.reached:
-        sys.exit(MISSED)
 
 
 @command.command()
@@ -85,7 +67,7 @@ def finish(measure: Callable[[], Report], output: Path | None, strict: bool) -> 
 @click.option(
     "--retry-after-s", type=click.IntRange(1, 60), default=2, show_default=True, help="What the 429s ask for."
 )
-@_with_output
+@with_output
 def storm(
     rounds: int,
     requests: int,
@@ -121,7 +103,7 @@ def storm(
 @click.option(
     "--spread-s", type=click.FloatRange(0, 60), default=0.5, show_default=True, help="All arrive within this time."
 )
-@_with_output
+@with_output
 def overload(
     requests: int,
     concurrency: int,
@@ -147,7 +129,7 @@ def overload(
 @click.option(
     "--watch-s", type=click.FloatRange(0.2, 30), default=2.0, show_default=True, help="How long after the 429."
 )
-@_with_output
+@with_output
 def sharing(trials: int, retry_after_s: int, watch_s: float, output: Path | None, strict: bool) -> None:
     """How long until a second worker, or node, leaves a key alone that answered 429 to the first."""
     from app.bench.sharing import Plan, run

@@ -1,4 +1,4 @@
-"""What Linux tells of processes: children, memory, and who holds the other end of a connection.
+"""What Linux tells of processes: children, CPU time, memory, and who holds the other end of a connection.
 
 Runs on: start-up.
 """
@@ -14,12 +14,49 @@ _PROC = Path("/proc")
 
 
 def children(pid: int, proc: Path = _PROC) -> list[int]:
-    """Pids of the children of ``pid``; none if it is gone."""
-    try:
-        text = proc.joinpath(str(pid), "task", str(pid), "children").read_text(encoding="ascii")
-    except OSError:
-        return []
-    return [int(word) for word in text.split()]
+    """Pids of the children of ``pid``, whichever of its threads started them; none if it is gone."""
+    found = []
+    for path in sorted(proc.glob(f"{pid}/task/*/children")):
+        try:
+            found += [int(word) for word in path.read_text(encoding="ascii").split()]
+        except OSError:
+            continue
+    return found
+
+
+def tree(pid: int, proc: Path = _PROC) -> list[int]:
+    """``pid`` and all its descendants, parents first."""
+    found = [pid]
+    for one in found:  # grows meanwhile
+        found += [child for child in children(one, proc) if child not in found]
+    return found
+
+
+def cpu_s(pids: Iterable[int], proc: Path = _PROC) -> float:
+    """CPU seconds of ``pids``, in user and system mode, with what children of theirs took that have been reaped.
+
+    Raises:
+        OSError: One of them is gone; what it took since would be missing.
+    """
+    ticks = 0
+    for pid in pids:
+        fields = proc.joinpath(str(pid), "stat").read_text(encoding="utf-8", errors="replace")
+        ticks += sum(int(word) for word in fields.rpartition(")")[2].split()[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def pss_bytes(pids: Iterable[int], proc: Path = _PROC) -> int:
+    """Memory of ``pids``, what they share with others counted in equal parts.
+
+    Raises:
+        OSError: One of them is gone, or belongs to somebody else.
+    """
+    found_bytes = 0
+    for pid in pids:
+        for line in proc.joinpath(str(pid), "smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                found_bytes += int(line.split()[1]) * 1024
+    return found_bytes
 
 
 def allow_files(wanted: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.bench.bootstrap import intervals
 from app.bench.figures import Figures, median_of
 from app.bench.table import NOTHING, shown, table
 from app.bench.verdict import Judged
@@ -115,5 +116,6 @@ def _variant(variant: Variant) -> dict[str, Any]:
     details: list[dict[str, Any]] = variant.details or [{} for _ in variant.rounds]
     return {
         "median": median_of(variant.rounds),
+        "interval": intervals(variant.rounds),
         "rounds": [{**figures, **more} for figures, more in zip(variant.rounds, details, strict=True)],
     }

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from gunicorn.config import KNOWN_SETTINGS
+
 from app.bench import procs
 from app.settings import environment, rows
 from app.settings_rules import OWN_PREFIXES
@@ -63,6 +65,10 @@ class Process:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}"
 
+    def pids(self) -> list[int]:
+        """Its process and all that descend from it."""
+        return procs.tree(self.pid)
+
     def output(self) -> str:
         """What it has said so far."""
         return self._log.read_text(encoding="utf-8", errors="replace")
@@ -98,7 +104,9 @@ class Process:
 
 
 class Gateway(Process):
-    """A gunicorn that serves ``wsgi:app``."""
+    """A gunicorn that serves ``wsgi:app``, or another application of ours."""
+
+    ready_path = "/ready"
 
     def workers(self) -> list[int]:
         """Pids of the arbiter's children."""
@@ -119,14 +127,14 @@ class Gateway(Process):
         return sum(sizes)
 
     def is_ready(self) -> bool:
-        """Whether it listens and its upstream is connected."""
+        """Whether it listens and answers 200, for a gateway: its upstream is connected."""
         found = _LISTENING.search(self.output())
         if found is None:
             return False
         self.port = int(found.group(1))
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            connection.request("GET", "/ready", headers={"connection": "close"})
+            connection.request("GET", self.ready_path, headers={"connection": "close"})
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -134,14 +142,24 @@ class Gateway(Process):
             connection.close()
 
 
-def gateway_environment(upstream: Running, settings: Mapping[str, object]) -> dict[str, str]:
-    """The process environment with these settings and none of the operator's own."""
+class Floor(Gateway):
+    """A gunicorn that serves ``app.bench.floor:app``."""
+
+    ready_path = "/"
+
+
+def plain_environment() -> dict[str, str]:
+    """The process environment without settings of ours or of gunicorn's."""
     own = {name for row in rows() for name in row.env} | {"GUNICORN_CMD_ARGS", "PROMETHEUS_MULTIPROC_DIR"}
-    kept = {
+    return {
         name: value
         for name, value in environment().items()
         if name not in own and not name.startswith(OWN_PREFIXES)
     }
+
+
+def gateway_environment(upstream: Running, settings: Mapping[str, object]) -> dict[str, str]:
+    """The process environment with these settings and none of the operator's own."""
     given = {
         "HOST": "127.0.0.1",
         "PORT": 0,
@@ -151,7 +169,7 @@ def gateway_environment(upstream: Running, settings: Mapping[str, object]) -> di
         "PYTHONUNBUFFERED": "1",
         **settings,
     }
-    return kept | {name: str(value) for name, value in given.items()}
+    return plain_environment() | {name: str(value) for name, value in given.items()}
 
 
 @contextlib.contextmanager
@@ -165,6 +183,25 @@ def gateway(
     """
     command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
     process = Gateway(name, command, gateway_environment(upstream, settings), folder / f"{name}.log")
+    try:
+        process.wait_for(process.is_ready)
+        yield process
+    finally:
+        process.stop()
+
+
+@contextlib.contextmanager
+def floor(folder: Path, workers: int = 1, name: str = "floor") -> Iterator[Floor]:
+    """gunicorn + gevent + Flask with a route that returns a constant, from ready until the block is left.
+
+    Raises:
+        BenchError: It did not come up.
+    """
+    options = ["-k", "gevent", "-w", str(workers), "--keep-alive", "100", "-b", "127.0.0.1:0", "-c", os.devnull]
+    if any(one.name == "control_socket_disable" for one in KNOWN_SETTINGS):  # since gunicorn 25
+        options.append("--no-control-socket")
+    command = [sys.executable, "-m", "gunicorn", *options, "app.bench.floor:app"]
+    process = Floor(name, command, plain_environment() | {"PYTHONUNBUFFERED": "1"}, folder / f"{name}.log")
     try:
         process.wait_for(process.is_ready)
         yield process

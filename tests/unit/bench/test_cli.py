@@ -11,8 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from app.bench import machine
-from app.bench.cli import command, finish
+from app.bench import cli, machine
+from app.bench.cli import command
+from app.bench.command import finish
 from app.bench.report import Report, Row, Variant
 from app.bench.servers import BenchError
 from app.bench.verdict import Aim, judge
@@ -84,3 +85,14 @@ def test_a_key_must_not_come_back_while_it_is_watched() -> None:
 def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, load: float, said: bool) -> None:
     monkeypatch.setattr(machine, "facts", lambda: {"load_1m": load, "cores": 2})
     assert ("busy already" in _finished(lambda: _report(1)).output) is said
+
+
+def test_benches_of_other_modules_are_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "ELSEWHERE", {"twin": "app.bench.cli:storm", "lost": "app.bench.nowhere:command"})
+    listed = CliRunner().invoke(command, ["--help"]).output
+    assert "twin" in listed
+    assert "lost" not in listed
+    assert "Four upstream keys" in CliRunner().invoke(command, ["twin", "--help"]).output
+    assert CliRunner().invoke(command, ["lost"]).exit_code == 2
+    monkeypatch.setattr(cli, "ELSEWHERE", {"odd": "app.bench.cli:ELSEWHERE"})
+    assert CliRunner().invoke(command, ["odd"]).exit_code == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.bench.procs import children, holder, inode_of, rss_bytes
+from app.bench.procs import children, cpu_s, holder, inode_of, pss_bytes, rss_bytes, tree
 
 TABLE = (
     "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -49,3 +49,47 @@ def test_children_and_memory(tmp_path: Path) -> None:
     assert rss_bytes(5, tmp_path) == 25 * os.sysconf("SC_PAGE_SIZE")
     with pytest.raises(OSError, match="statm"):
         rss_bytes(6, tmp_path)
+
+
+def _family(folder: Path, links: dict[int, dict[int, str]]) -> Path:
+    """pid -> thread -> its children."""
+    for pid, threads in links.items():
+        for thread, text in threads.items():
+            (folder / str(pid) / "task" / str(thread)).mkdir(parents=True)
+            (folder / str(pid) / "task" / str(thread) / "children").write_text(text)
+    return folder
+
+
+def test_a_tree_has_the_children_of_all_threads_and_theirs(tmp_path: Path) -> None:
+    proc = _family(tmp_path, {5: {5: "7 8 ", 6: "9 "}, 7: {7: ""}, 9: {9: "10 "}})
+    assert tree(5, proc) == [5, 7, 8, 9, 10]
+    assert tree(7, proc) == [7]
+
+
+def test_cpu_time_is_user_and_system_with_reaped_children(tmp_path: Path) -> None:
+    before, after = "S 1 5 5 0 -1 4194560 4 0 0 0", "20 0 1 0 1000 1 1"
+    for pid, times in ((5, "1 20 300 4000"), (7, "0 0 0 7")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (b) c) {before} {times} {after}\n")
+    ticks_s = os.sysconf("SC_CLK_TCK")
+    assert cpu_s([5, 7], tmp_path) == pytest.approx(4328 / ticks_s)
+    assert cpu_s([], tmp_path) == 0
+    with pytest.raises(OSError, match="stat"):
+        cpu_s([5, 8], tmp_path)
+
+
+def test_shared_memory_counts_in_parts(tmp_path: Path) -> None:
+    for pid, size_kib in ((5, 100), (7, 23)):
+        (tmp_path / str(pid)).mkdir()
+        text = f"5d-7f ---p 0 00:00 0 [rollup]\nRss: 900 kB\nPss: {size_kib} kB\nPss_Dirty: 9 kB\n"
+        (tmp_path / str(pid) / "smaps_rollup").write_text(text)
+    assert pss_bytes([5, 7], tmp_path) == 123 * 1024
+    with pytest.raises(OSError, match="smaps_rollup"):
+        pss_bytes([6], tmp_path)
+
+
+def test_this_process_has_all_of_it() -> None:
+    mine = tree(os.getpid())
+    assert mine[0] == os.getpid()
+    assert cpu_s([os.getpid()]) > 0
+    assert pss_bytes([os.getpid()]) > 2**20

@@ -47,9 +47,14 @@ def test_without_aims_there_is_no_table_of_them() -> None:
 def test_the_results_file_has_all_rounds() -> None:
     data = _report().json({"cores": 2})
     assert data["variants"] == {
-        "without": {"median": {"ok": 40.0, "bad": 9.0}, "rounds": [{"ok": 40.0, "bad": 9.0}]},
+        "without": {
+            "median": {"ok": 40.0, "bad": 9.0},
+            "interval": {"ok": None, "bad": None},
+            "rounds": [{"ok": 40.0, "bad": 9.0}],
+        },
         "with": {
             "median": {"ok": 100.0, "bad": 0.0},
+            "interval": {"ok": [99.0, 100.0], "bad": [0.0, 2.0]},
             "rounds": [
                 {"ok": 100.0, "bad": 0.0, "n": 1},
                 {"ok": 99.0, "bad": 0.0, "n": 2},
