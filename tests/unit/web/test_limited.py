@@ -75,7 +75,8 @@ def test_counters_that_cannot_be_shared_are_told_and_stop_nothing(
     app = create_app(settings(**KEYED, GATEWAY_REQUESTS_PER_MINUTE="5"))
     assembly: Assembly = app.extensions["penstock"]
     told: list[str] = []
-    # whichever assembly of this process looks first tells it: the bridge, and what happened on it, is theirs together
+    # whichever assembly of this process looks first tells it: the bridge, and what happened on it,
+    # is theirs together
     monkeypatch.setattr(ExchangeLog, "event", lambda _, name, **__: told.append(name))
     assert assembly._kept_pid == 0, "no loop and no keeper while it is assembled"
     answer = app.test_client().post("/v1/messages", headers={"x-api-key": "gate-1"})
