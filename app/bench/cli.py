@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from app.bench.command import finish, say, with_output
+from app.bench.command import finish, say, with_output, with_page
+from app.bench.progress import Say, shown
+from app.bench.report import Report
 
 # Sub-commands that live with their subject: name -> the click command, imported only when it is asked for.
 ELSEWHERE: Final = {
@@ -48,6 +50,56 @@ def _exists(name: str) -> bool:
 @click.group(cls=_Lazy)
 def command() -> None:
     """Measure the gateway against the simulator, with a control in the same run."""
+
+
+@command.command()
+@click.option("--requests", type=click.IntRange(1, 1_000_000), default=6000, show_default=True, help="A round's.")
+@click.option("--concurrency", type=click.IntRange(1, 500), default=32, show_default=True, help="At once.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="The median is shown.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Gateway's and floor's.")
+@click.option("--answer-ms", type=click.IntRange(0, 60_000), default=0, show_default=True, help="Upstream's time.")
+@click.option(
+    "--worker-class", type=click.Choice(["gevent", "gthread", "sync"]), default="gevent", show_default=True
+)
+@click.option("--model", default="", help="Asked for by every request, instead of what --answer-ms makes.")
+@click.option("--against", multiple=True, metavar="URL", help="A gateway that runs already, measured beside ours.")
+@click.option(
+    "--against-pid", multiple=True, type=click.IntRange(1), help="Its first process, for CPU and memory."
+)
+@click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Sent to --against only: its key.")
+@click.option(
+    "--simulator",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="First line of a running `penstock simulator`, so that --against can have the same upstream.",
+)
+@with_page
+@with_output
+def latency(
+    against: tuple[str, ...],
+    against_pid: tuple[int, ...],
+    header: tuple[str, ...],
+    simulator: Path | None,
+    page: Path | None,
+    output: Path | None,
+    strict: bool,
+    **sizes: Any,
+) -> None:
+    """Short answers: latency added and CPU per request, beside going direct and beside the WSGI floor."""
+    from app.bench import servers
+    from app.bench.against import against as understood
+    from app.bench.latency import run, steps
+    from app.bench.latency_figures import Plan
+
+    plan = Plan(**sizes)
+    try:
+        others = understood(against, against_pid, header)
+    except ValueError as fault:
+        raise click.UsageError(str(fault)) from fault
+
+    def measure(tell: Say) -> Report:
+        return run(plan, tell, others, servers.told(simulator) if simulator else None)
+
+    finish(lambda: shown(steps(plan, len(others)), measure, "latency"), output, strict, page)
 
 
 @command.command()

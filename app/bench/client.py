@@ -36,6 +36,7 @@ class Answer:
         headers: Names in lower case.
         body: The first 4 KiB.
         fault: Why status is 0.
+        first_s: When the first byte of the answer was there; 0 if none came.
     """
 
     status: int
@@ -44,6 +45,7 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes = b""
     fault: str = ""
+    first_s: float = 0.0
 
     @property
     def latency_s(self) -> float:
@@ -71,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = b""
+        self._first_s = 0.0
         self._sent_s = time.monotonic()
 
     async def exchange(self, request: bytes, timeout_s: float) -> Answer:
@@ -97,7 +100,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _failed(self, fault: str) -> Answer:
-        return Answer(0, self._sent_s, time.monotonic(), {}, fault=fault)
+        return Answer(0, self._sent_s, time.monotonic(), {}, fault=fault, first_s=self._first_s)
 
     def _settle(self, answer: Answer) -> None:
         if self._done is not None and not self._done.done():
@@ -110,6 +113,7 @@ class Connection(asyncio.Protocol):
         self.port = int(transport.get_extra_info("sockname")[1])
 
     def data_received(self, data: bytes) -> None:
+        self._first_s = self._first_s or time.monotonic()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as fault:
@@ -138,7 +142,8 @@ class Connection(asyncio.Protocol):
             return
         if not self._parser.should_keep_alive():
             self.usable = False
-        self._settle(Answer(status, self._sent_s, time.monotonic(), self._headers, self._body))
+        done_s = time.monotonic()
+        self._settle(Answer(status, self._sent_s, done_s, self._headers, self._body, first_s=self._first_s))
 
 
 class Client:
@@ -152,7 +157,10 @@ class Client:
 
     def __init__(self, url: str, ca_path: str = "", timeout_s: float = _TIMEOUT_S) -> None:
         where = urlsplit(url)
-        self._host, self._port = where.hostname or "127.0.0.1", where.port or 80
+        self._host, self._port = (
+            where.hostname or "127.0.0.1",
+            where.port or (443 if where.scheme == "https" else 80),
+        )
         self._authority = where.netloc
         self._context = ssl.create_default_context(cafile=ca_path) if where.scheme == "https" else None
         self._timeout_s = timeout_s

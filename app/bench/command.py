@@ -10,19 +10,23 @@ Runs on: start-up.
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from app.bench import machine
+from app.bench.page import page as drawn
 from app.bench.report import Report
 from app.bench.servers import BenchError
 
 MISSED = 3
+_SECRET = ("header",)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -32,6 +36,43 @@ def with_output(wrapped: _Command) -> _Command:
     return click.option(
         "--output", type=click.Path(dir_okay=False, path_type=Path), help="File for the results, JSON."
     )(wrapped)
+
+
+def with_page(wrapped: _Command) -> _Command:
+    """Adds the option ``page``."""
+    return click.option(
+        "--page",
+        "--plot",
+        "page",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="File for a page with charts, HTML.",
+    )(wrapped)
+
+
+class Outcome(Protocol):
+    """What a bench found: a report, or several."""
+
+    @property
+    def title(self) -> str:
+        """One line."""
+
+    @property
+    def sections(self) -> Sequence[Report]:
+        """For the page."""
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """What is missing; anything here and the figures are not to be used."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether every aim is met."""
+
+    def text(self) -> str:
+        """For people."""
+
+    def json(self, machine: Mapping[str, Any]) -> dict[str, Any]:
+        """For machines."""
 
 
 def say(text: str) -> None:
@@ -44,22 +85,53 @@ def _interrupted(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def finish(measure: Callable[[], Report], output: Path | None, strict: bool) -> None:
-    """Measures, shows, writes, and ends with the exit code the outcome deserves."""
+def finish(measure: Callable[[], Outcome], output: Path | None, strict: bool, page: Path | None = None) -> None:
+    """Measures, shows, writes, and ends with the exit code the outcome deserves.
+
+    Args:
+        measure: Does the work.
+        output: File for the results, if any.
+        strict: Whether a missed aim matters.
+        page: File for the page, if any.
+    """
     before = signal.signal(signal.SIGTERM, _interrupted)
     about = machine.facts()
     if about["load_1m"] > about["cores"] / 2:
         say(f"this machine is busy already: load {about['load_1m']:g} on {about['cores']} cores")
     try:
-        report = measure()
+        found = measure()
     except (BenchError, OSError) as fault:
         raise click.ClickException(str(fault)) from fault
     finally:
         signal.signal(signal.SIGTERM, before)
-    click.echo(report.text())
+    click.echo(found.text())
+    command = typed(click.get_current_context())
     if output is not None:
-        output.write_text(json.dumps(report.json(about), indent=2) + "\n", encoding="utf-8")
-    if report.faults:
-        raise click.ClickException("\n".join(["incomplete, so not to be used:", *report.faults]))
-    if strict and not report.reached:
+        data = {**found.json(about), "command": command}
+        output.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    if page is not None:
+        page.write_text(drawn(found.title, found.sections, about, command), encoding="utf-8")
+    if found.faults:
+        raise click.ClickException("\n".join(["incomplete, so not to be used:", *found.faults]))
+    if strict and not found.reached:
         sys.exit(MISSED)
+
+
+def typed(ctx: click.Context) -> str:
+    """The command as it was typed, without where its results go and without what may be secret."""
+    return " ".join([ctx.command_path, *_given(ctx)])
+
+
+def _given(ctx: click.Context) -> Iterator[str]:
+    """The options that were typed."""
+    for param in ctx.command.params:
+        name = param.name or ""
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in ("output", "page"):
+            continue
+        value = ctx.params[name]
+        for one in value if param.multiple else [value]:
+            if one is True:
+                yield param.opts[0]
+                continue
+            text = f"{str(one).partition(':')[0]}: ..." if name in _SECRET else str(one)
+            yield f"{param.opts[0]} {shlex.quote(text)}"

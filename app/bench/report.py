@@ -69,6 +69,11 @@ class Report:
     notes: Sequence[str] = ()
 
     @property
+    def sections(self) -> Sequence[Report]:
+        """What a page shows, one below the other."""
+        return [self]
+
+    @property
     def reached(self) -> bool:
         """Whether every aim is met."""
         return all(one.met for one in self.judged)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from app.bench import cli, machine
 from app.bench.cli import command
-from app.bench.command import finish
+from app.bench.command import finish, with_page
 from app.bench.report import Report, Row, Variant
 from app.bench.servers import BenchError
 from app.bench.verdict import Aim, judge
@@ -37,6 +37,30 @@ def _finished(measure: Callable[[], Report], *, strict: bool = False, output: Pa
         finish(measure, output, strict)
 
     return CliRunner().invoke(once)
+
+
+def test_the_command_is_in_file_and_page_without_secrets_and_places(tmp_path: Path) -> None:
+    output, drawing = tmp_path / "o.json", tmp_path / "p.html"
+
+    @click.command()
+    @click.option("--rounds", type=int, default=3)
+    @click.option("--requests", type=int, default=4)
+    @click.option("--quick", is_flag=True)
+    @click.option("--header", multiple=True)
+    @click.option("--against", multiple=True)
+    @click.option("--output", type=click.Path(path_type=Path))
+    @with_page
+    def once(output: Path, page: Path, **_: object) -> None:
+        finish(lambda: _report(1), output, False, page)
+
+    arguments = ["--rounds", "2", "--quick", "--header", "x-api-key: secret"]
+    arguments += ["--against", "http://a/?", "--against", "b"]
+    files = ["--output", str(output), "--plot", str(drawing)]
+    assert CliRunner().invoke(once, [*arguments, *files]).exit_code == 0
+    typed = "once --rounds 2 --quick --header 'x-api-key: ...' --against 'http://a/?' --against b"
+    assert json.loads(output.read_text())["command"] == typed
+    assert "secret" not in drawing.read_text()
+    assert "demo: title" in drawing.read_text()
 
 
 @pytest.mark.parametrize(("value", "strict", "code"), [(1, False, 0), (2, False, 0), (1, True, 0), (2, True, 3)])
@@ -96,3 +120,18 @@ def test_benches_of_other_modules_are_imported_when_asked_for(monkeypatch: pytes
     assert CliRunner().invoke(command, ["lost"]).exit_code == 2
     monkeypatch.setattr(cli, "ELSEWHERE", {"odd": "app.bench.cli:ELSEWHERE"})
     assert CliRunner().invoke(command, ["odd"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--against", "nowhere"], "is no URL of a gateway"),
+        (["--against-pid", "1"], "--against-pid"),
+        (["--requests", "0"], "--requests"),
+        (["--worker-class", "eventlet"], "--worker-class"),
+    ],
+)
+def test_options_that_mean_nothing_are_told_before_anything_starts(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(command, ["latency", *arguments])
+    assert result.exit_code == 2
+    assert words in result.output

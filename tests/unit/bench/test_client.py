@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -50,7 +51,7 @@ def test_an_answer_is_whole_however_it_is_cut(size: int) -> None:
         for _ in range(2):
             answer = await _answered(connection, *(OK[at : at + size] for at in range(0, len(OK), size)))
             assert (answer.status, answer.body, answer.headers["x-a"]) == (200, b"hi", "1")
-            assert answer.latency_s >= 0
+            assert answer.sent_s <= answer.first_s <= answer.done_s
         assert (connection.usable, connection.port, len(wire.written)) == (True, 50_000, 2)
 
     asyncio.run(main())
@@ -195,5 +196,25 @@ def test_no_connection_is_a_sample() -> None:
     async def main() -> None:
         answer = await Pool(b"").request("GET", "/", {})
         assert (answer.status, answer.fault) == (0, "no connection: ConnectionRefusedError('refused')")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("http://a", 80), ("https://a", 443), ("http://a:81", 81), ("https://a:444", 444)]
+)
+def test_where_no_port_is_given_it_is_the_schemes(url: str, port: int) -> None:
+    assert Client(url)._port == port
+
+
+def test_the_first_byte_is_the_one_of_this_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(float(number) for number in range(1, 100))
+    monkeypatch.setattr("app.bench.client.time", SimpleNamespace(monotonic=lambda: next(now)))
+
+    async def main() -> None:
+        connection, _ = _connected()
+        first = await _answered(connection, OK[:9], OK[9:])
+        second = await _answered(connection, OK[:9], OK[9:])
+        assert first.sent_s < first.first_s < first.done_s < second.sent_s < second.first_s < second.done_s
 
     asyncio.run(main())
