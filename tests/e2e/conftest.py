@@ -13,7 +13,6 @@ from tests.e2e.servers import Farm, Measured, Server
 
 _TAIL = 6000
 _farms: list[Farm] = []
-_figures: list[str] = []
 
 
 @pytest.fixture(scope="session")
@@ -56,15 +55,9 @@ def measured(request: pytest.FixtureRequest) -> Measured:
     """Notes what was measured, to be shown at the end of the run."""
 
     def note(name: str, value: object) -> None:
-        _figures.append(f"{request.node.name}: {name} {value}")
+        request.node.user_properties.append(("measured", f"{request.node.name}: {name} {value}"))
 
     return note
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was measured."""
-    for figure in _figures:
-        terminalreporter.write_line(figure)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from app.simulator.running import Running
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
 STOP_S = 20.0
+_LOWEST_PORT = 10_000
 Measured = Callable[[str, object], None]
 """Notes a figure for the summary at the end of the run."""
 _LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
@@ -113,10 +115,18 @@ def environment(upstream: Running | str, **settings: object) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that is free, and that the kernel gives to nobody who does not ask for it by number.
+
+    One of the kernel's own choice could go to any connection on the machine until its server takes it, or while
+    the server is being restarted.
+    """
+    kernels = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    lowest = int(kernels[0]) if int(kernels[0]) > 2 * _LOWEST_PORT else 1 << 16
+    while True:
+        port = _LOWEST_PORT + secrets.randbelow(lowest - _LOWEST_PORT)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def until(condition: Callable[[], object], limit_s: float = 5.0, what: str = "it") -> float:

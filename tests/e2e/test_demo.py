@@ -49,10 +49,10 @@ def in_session(leader: int) -> list[str]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                found.append((stat.parent / "cmdline").read_text(encoding="utf-8", errors="replace"))
         except OSError:
             continue
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append((stat.parent / "cmdline").read_text(encoding="utf-8", errors="replace"))
     return found
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.servers import free_port
+
 START_S = 10.0
 
 
@@ -51,9 +53,7 @@ class RedisServer:
         self.socket_file = socket_file
         self.certificate = certificate
         self.password = password
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 

@@ -1,0 +1,45 @@
+"""How the suite runs: side by side in a few processes, the long files first, figures shown at the end.
+
+Tests wait more than they work, so there are more processes than cores. Each file runs in one process from its
+first test to its last; a session's fixtures exist once in each process. ``-n 0`` runs everything in one.
+
+Runs on: the test's thread.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+PROCESSES = 4
+_LONGEST: tuple[str, ...] = ()
+"""Files that take longest, in the order they start: begun last, one of them would run on alone."""
+_figures: list[str] = []
+
+# How long an example takes says how busy the machine is, nothing about what is tested.
+settings.register_profile("steady", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """``-n auto``: what folders hold is shared out, single files and tests are not worth it."""
+    single = all(".py" in argument for argument in config.args)
+    return 0 if single else PROCESSES
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the others in their order."""
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Keep what a test measured; under xdist this comes from the process the test ran in."""
+    if report.when == "teardown":
+        _figures.extend(str(value) for name, value in report.user_properties if name == "measured")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was measured."""
+    for figure in _figures:
+        terminalreporter.write_line(figure)
