@@ -18,8 +18,13 @@ import click
 from app.errors import ConfigError
 from app.settings import rows
 
-# Commands that live with their subject: name -> module holding a click command called ``command``.
-ELSEWHERE: Final = {"demo": "app.demo", "bench": "app.bench.cli"}
+# Commands that live with their subject: name -> ``module:attribute``, ``command`` if no attribute is named.
+ELSEWHERE: Final = {
+    "demo": "app.demo",
+    "bench": "app.bench.cli",
+    "assert-latency": "app.bench.gates_cli:assert_latency",
+    "rollout-guard": "app.bench.gates_cli:rollout_guard",
+}
 
 
 class _Lazy(click.Group):
@@ -33,7 +38,8 @@ class _Lazy(click.Group):
         """The command of that name, or None."""
         if cmd_name not in ELSEWHERE or not _exists(cmd_name):
             return super().get_command(ctx, cmd_name)
-        found = import_module(ELSEWHERE[cmd_name]).command
+        module, _, attribute = ELSEWHERE[cmd_name].partition(":")
+        found = getattr(import_module(module), attribute or "command")
         return found if isinstance(found, click.Command) else None
 
     def invoke(self, ctx: click.Context) -> object:
@@ -47,7 +53,8 @@ class _Lazy(click.Group):
 
 def _exists(name: str) -> bool:
     """Whether the module of a command is part of this installation; looked up without importing it."""
-    return Path(__file__).parents[1].joinpath(*ELSEWHERE[name].split(".")).with_suffix(".py").is_file()
+    parts = ELSEWHERE[name].partition(":")[0].split(".")
+    return Path(__file__).parents[1].joinpath(*parts).with_suffix(".py").is_file()
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -32,7 +32,7 @@ def _run(*arguments: str) -> tuple[int, str]:
 def test_help_lists_the_commands() -> None:
     code, output = _run("--help")
     assert code == 0
-    for name in ("bench", "check", "demo", "settings", "simulator", "size"):
+    for name in ("assert-latency", "bench", "check", "demo", "rollout-guard", "settings", "simulator", "size"):
         assert f"\n  {name} " in output
 
 
@@ -47,9 +47,11 @@ def test_version_is_the_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_commands_that_are_not_installed_are_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "ELSEWHERE", {"nothing": "app.nothing"})
-    assert "nothing" not in _run("--help")[1]
-    assert _run("nothing")[0] == 2
+    monkeypatch.setattr(cli, "ELSEWHERE", {"nothing": "app.nothing", "lost": "app.bench.nowhere:command"})
+    listed = _run("--help")[1]
+    for name in ("nothing", "lost"):
+        assert f"  {name} " not in listed
+        assert _run(name)[0] == 2
 
 
 def test_commands_elsewhere_are_imported_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,12 +62,19 @@ def test_commands_elsewhere_are_imported_when_asked_for(monkeypatch: pytest.Monk
         click.echo("found")
 
     module = types.ModuleType("app.errors_command")
-    module.command = command  # type: ignore[attr-defined]
+    module.command = module.other = command  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "app.errors_command", module)
-    monkeypatch.setattr(cli, "ELSEWHERE", {"extra": "app.errors_command"})
+    elsewhere = {
+        "extra": "app.errors_command",
+        "named": "app.errors_command:other",
+        "odd": "app.errors_command:click",
+    }
+    module.click = click  # type: ignore[attr-defined]
+    monkeypatch.setattr(cli, "ELSEWHERE", elsewhere)
     monkeypatch.setattr(cli, "_exists", lambda name: True)
-    assert _run("extra") == (0, "found\n")
-    assert "extra" in _run("--help")[1]
+    assert _run("extra") == _run("named") == (0, "found\n")
+    assert "extra" in _run("extra", "--help")[1]
+    assert _run("odd")[0] == 2
 
 
 @pytest.mark.parametrize(("levels", "code"), [([OK], 0), ([OK, WARN], 0), ([OK, FAIL, OK], 1), ([], 0)])
