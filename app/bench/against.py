@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from app.bench import procs
 from app.bench.servers import BenchError
 
 _TIMEOUT_S = 5.0
@@ -35,11 +36,15 @@ class Against:
         return urlsplit(self.url).netloc
 
     def reach(self) -> None:
-        """Returns if somebody speaks HTTP there.
+        """Returns if somebody speaks HTTP there, and its process, if one is named, exists.
 
         Raises:
-            BenchError: Nobody does.
+            BenchError: Nobody does, or it does not.
         """
+        try:
+            procs.cpu_s([self.pid] if self.pid else [])
+        except OSError as fault:
+            raise BenchError(f"there is no process {self.pid}, which should be that of {self.url}") from fault
         where = urlsplit(self.url)
         kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
         connection = kind(where.hostname or "", where.port, timeout=_TIMEOUT_S)

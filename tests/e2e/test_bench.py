@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from app.bench import servers, sharing
 from app.cli import main
+from app.simulator.running import Running
 from tests.e2e.servers import ROOT
 
 _LIMIT_S = 60
@@ -113,6 +115,79 @@ def test_a_small_overload(tmp_path: Path) -> None:
     assert [one["most_upstream"] for name in ("drop_spread", "drop_burst", "wait") for one in rounds[name]] == [
         10
     ] * 7
+
+
+def test_a_small_latency_beside_a_gateway_that_runs_already(simulator: Running, tmp_path: Path) -> None:
+    line = {"plain": simulator.plain_url, "tls": simulator.tls_url, "ca": simulator.ca_path, "pid": simulator.pid}
+    (tmp_path / "simulator.json").write_text(json.dumps(line) + "\nmore\n", encoding="utf-8")
+    sizes = ["--requests", "200", "--concurrency", "8", "--rounds", "2", "--page", str(tmp_path / "page.html")]
+    # the simulator itself, without TLS, stands for that gateway: it answers to the same requests
+    other = ["--against", simulator.plain_url, "--simulator", str(tmp_path / "simulator.json")]
+    code, out, err, results, left = bench(tmp_path, "latency", *sizes, *other, "--header", "x-api-key: secret")
+    assert (code, left) == (0, []), f"{out}\n{err}"
+    assert "200 requests, 8 at once" in out
+    assert err.index("round 2/2: gateway") < err.index("round 2/2: WSGI floor") < err.index("round 2/2: direct")
+    rounds = {name: variant["rounds"] for name, variant in results["variants"].items()}
+    assert {name: len(all_of_it) for name, all_of_it in rounds.items()} == dict.fromkeys(
+        ("direct", "floor", "gateway", "against"), 2
+    )
+    for one in (row for name in rounds for row in rounds[name]):
+        assert (one["requests"], one["error_pct"], one["statuses"]) == (200, 0.0, {"200": 200})
+        assert 0 < one["ttfb_p50_ms"] <= one["full_p50_ms"] <= one["full_p95_ms"] <= one["full_p99_ms"]
+    for one in rounds["gateway"]:
+        assert all(one[name] > 0 for name in ("cpu_ms_per_request", "floor_ratio", "pss_mib", "rps"))
+        assert one["added_p50_ms"] is not None
+    for one in rounds["gateway"] + rounds["direct"]:
+        assert (one["handshakes"], one["reuse_pct"]) == (0, 100.0)
+    for one in rounds["against"]:
+        assert "cpu_ms_per_request" not in one, "its processes are not known"
+        assert one["added_p50_ms"] is not None
+        assert one["floor_ratio"] is None
+    assert set(results["variants"]["gateway"]["interval"].values()) == {None}, "of two rounds there is none"
+    assert "secret" not in json.dumps(results) + out + err
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<svg") > 10
+
+
+def test_an_upstream_that_only_fails_leaves_no_figures(tmp_path: Path) -> None:
+    few = [
+        "--requests",
+        "2",
+        "--concurrency",
+        "2",
+        "--rounds",
+        "1",
+        "--model",
+        "claude-sim-status-400",
+    ]  # 500 would be tried again
+    code, out, err, results, left = bench(tmp_path, "latency", *few)
+    assert (code, left) == (1, []), f"{out}\n{err}"
+    assert "incomplete, so not to be used" in err
+    assert "0 of 2 requests succeeded (2 with 400)" in err
+    failed = [fault.split(":")[0] for fault in results["faults"] if "succeeded" in fault]
+    assert failed == ["round 1, direct", "round 1, gateway"]
+    for name in ("direct", "gateway"):
+        median = results["variants"][name]["median"]
+        assert (median["error_pct"], median["full_p50_ms"], median["ttfb_p99_ms"]) == (100.0, None, None)
+    assert results["variants"]["gateway"]["median"]["added_p50_ms"] is None
+
+
+def test_a_gateway_that_does_not_answer_is_named_and_nothing_is_measured(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens there
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        output = tmp_path / "results.json"
+        result = CliRunner().invoke(main, ["bench", "latency", "--against", url, "--output", str(output)])
+    assert result.exit_code == 1
+    assert f"{url} does not answer" in result.output
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "{}", '{"plain":"http://127.0.0.1:9","tls":"","ca":"","pid":1}'])
+def test_a_simulator_that_is_not_there_ends_the_bench(tmp_path: Path, text: str) -> None:
+    (tmp_path / "simulator.json").write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(main, ["bench", "latency", "--simulator", str(tmp_path / "simulator.json")])
+    assert result.exit_code == 1
+    assert "simulator.json leads to no simulator" in result.output
 
 
 @pytest.mark.skipif(servers.redis_binary() is None, reason="needs redis-server")

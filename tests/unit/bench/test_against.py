@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.bench.against import Against, against
+from app.bench.servers import BenchError
 
 
 def test_pids_belong_to_the_urls_in_the_same_place() -> None:
@@ -42,6 +43,11 @@ def test_pids_and_headers_need_a_url() -> None:
         against(["http://a"], [1, 2], [])
     with pytest.raises(ValueError, match="--header"):
         against([], [], ["a: b"])
+
+
+def test_a_process_that_does_not_exist_is_named() -> None:
+    with pytest.raises(BenchError, match="there is no process 4194305, which should be that of http://a"):
+        Against("http://a", 4_194_305).reach()  # above the highest pid_max
 
 
 def test_without_a_pid_nothing_is_known_of_its_processes() -> None:
