@@ -17,7 +17,7 @@ from typing import Any
 
 from app.bridge.loop import BackgroundLoop, Events
 from app.bridge.stream import Down, Up
-from app.bridge.wait import Waiter, new_waiter, original
+from app.bridge.wait import Bell, new_waiter, original
 from app.errors import GatewayError, ProtocolBroken
 
 WEDGED_S = 2.0
@@ -39,20 +39,23 @@ class Crossing:
         home: The loop that serves it.
     """
 
-    __slots__ = ("_closed", "_make", "_parked", "_task", "_waiter", "fallback", "home", "up", "upload", "wakes")
+    __slots__ = ("_bell", "_closed", "_make", "_task", "fallback", "home", "up", "upload")
 
     def __init__(self, home: BackgroundLoop, make: Make, *, fallback: bool) -> None:
         self.home = home
         self.fallback = fallback
-        self.wakes = 0
-        self._make = make
-        self._waiter: Waiter = new_waiter()
-        self._parked = False
+        self._make: Make | None = make
+        self._bell = bell = Bell()  # a thing of its own: the pipes know it and not us, so that nothing is a cycle
         self._closed = False
         self._task: asyncio.Task[None] | None = None
-        self.up = Up(home.post, self._wake)
-        self.upload = Down(home.post, self._wake)
+        self.up = Up(home.post, bell.ring)
+        self.upload = Down(home.post, bell.ring)
         home.in_flight += 1
+
+    @property
+    def wakes(self) -> int:
+        """Wake-ups of the worker so far."""
+        return self._bell.rings
 
     # ------------------------------------------------------------------ worker
     def head(self, tick: Callable[[], None], timeout_s: float | None = None) -> object:
@@ -67,10 +70,11 @@ class Crossing:
             TimeoutError: No head within ``timeout_s``.
         """
         up = self.up
-        self._sleep_until(lambda: up.head is not None or up.ended, tick, timeout_s)
-        if up.head is None:
+        self._sleep_until(up.headed, tick, timeout_s)
+        head = up.head
+        if head is None:
             raise up.error or ProtocolBroken("The task ended without an answer.")
-        return up.head
+        return head
 
     def take(self, tick: Callable[[], None], timeout_s: float | None = None) -> list[bytes]:
         """Wait for body bytes and take all that wait; an empty list is the end.
@@ -84,9 +88,11 @@ class Crossing:
             TimeoutError: Nothing came within ``timeout_s``.
         """
         up = self.up
-        if not up.waiting and not up.ended:
-            self._sleep_until(lambda: up.waiting or up.ended, tick, timeout_s)
         pieces = up.take()
+        if not pieces:
+            if not up.ended:
+                self._sleep_until(up.readable, tick, timeout_s)
+            pieces = up.take()  # once more at the end too: bytes may have come in front of it, after we looked
         if not pieces and up.error is not None:
             raise up.error
         return pieces
@@ -127,22 +133,15 @@ class Crossing:
         self, ready: Callable[[], object], tick: Callable[[], None], timeout_s: float | None = None
     ) -> None:
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        wait = self._bell.wait
         while not ready():
-            self._parked = True
-            if ready():
-                self._parked = False
-                return
-            woken = self._waiter.wait(self._nap(until))
-            self._parked = False
-            if not woken:
+            if not wait(ready, TICK_S if until is None else self._nap(until)):
                 if ready():
                     return
                 self._check(until, tick)
 
     @staticmethod
-    def _nap(until: float | None) -> float:
-        if until is None:
-            return TICK_S
+    def _nap(until: float) -> float:
         return max(0.0, min(TICK_S, until - time.monotonic()))
 
     def _check(self, until: float | None, tick: Callable[[], None]) -> None:
@@ -155,7 +154,9 @@ class Crossing:
     # ------------------------------------------------------------------ loop
     def start(self) -> None:
         """Create the task (loop)."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        loop = self.home.loop
+        assert loop is not None  # noqa: S101 - we are on it
+        self._task = loop.create_task(self._run())
 
     def send_head(self, head: object, *, hold: bool = False) -> None:
         """Hand up the head; with ``hold`` together with the whole of a short body (loop)."""
@@ -170,19 +171,15 @@ class Crossing:
         """Hand up body bytes, waiting for credit; returns the seconds waited (loop)."""
         return await self.up.send(data)
 
-    def _wake(self) -> None:
-        if self._parked:
-            self._parked = False
-            self.wakes += 1
-            self._waiter.wake()
-
     def _cancel(self) -> None:
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
     async def _run(self) -> None:
+        make, self._make = self._make, None
+        assert make is not None  # noqa: S101 - started once
         try:
-            await self._make(self)
+            await make(self)
         except asyncio.CancelledError:
             self.up.finish(ProtocolBroken("The exchange was cancelled."))
         except GatewayError as exc:
@@ -194,6 +191,7 @@ class Crossing:
             self.up.finish(failure)
         else:
             self.up.finish(None)
+        self._task = None  # nor is that one a cycle: a task knows its coroutine, and that one knows us
 
 
 class Bridge:

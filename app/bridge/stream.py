@@ -220,21 +220,22 @@ class Up:
         """The producer waits for this reader (any thread)."""
         return self._starved
 
-    @property
-    def waiting(self) -> bool:
-        """Bytes are there to take (worker)."""
-        return bool(self._chunks)
+    def headed(self) -> bool:
+        """The head is there, or there will be none (worker)."""
+        return self.ended or (self._head is not None and not self._hold)
+
+    def readable(self) -> bool:
+        """Bytes are there to take, or no more will come (worker)."""
+        return bool(self._chunks) or self.ended
 
     def take(self) -> list[bytes]:
         """All that waits, possibly nothing (worker)."""
         pieces: list[bytes] = []
-        size = 0
         chunks = self._chunks
         while chunks:
             piece = chunks.popleft()
-            size += len(piece)
+            self._taken += len(piece)
             pieces.append(piece)
-        self._taken += size
         if self._starved:
             self._starved = False
             self._post(self._settle)

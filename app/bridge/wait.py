@@ -10,9 +10,16 @@ Runs on: worker (``wait``) and loop (``wake``).
 from __future__ import annotations
 
 import importlib
+import math
 import sys
+import time
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+TICKER_S: Final = 0.1
+COARSE_FROM_S: Final = 0.4
+"""Waits as long as this end up to ``TICKER_S`` late, for less than a timer of their own costs."""
 
 
 def original(module: str, name: str) -> Any:
@@ -72,17 +79,26 @@ class ThreadWaiter:
 
 
 class _Outbox:
-    """One per hub: wake-ups from other threads gather here and cost one watcher event a batch."""
+    """One per hub: wake-ups from other threads gather here and cost one watcher event a batch.
 
-    __slots__ = ("_armed", "_async", "_parked", "_woken")
+    Those who wait for long share one ticker: a timer of its own for each costs more than its wait.
+    """
+
+    __slots__ = ("_armed", "_async", "_hub", "_ticker", "_ticking", "_woken", "getcurrent", "parked")
 
     def __init__(self, hub: Any) -> None:
+        import gevent
+
+        self.getcurrent = gevent.getcurrent
+        self.parked: dict[GreenletWaiter, float] = {}
+        self._hub = hub
         self._woken: deque[GreenletWaiter] = deque()
         self._armed = False
-        self._parked = 0
         self._async = hub.loop.async_()
         self._async.start(self._deliver)
         self._async.ref = False  # nobody waits yet: do not keep an idle hub alive
+        self._ticker = hub.loop.timer(TICKER_S, TICKER_S, ref=False)
+        self._ticking = False
 
     def wake(self, waiter: GreenletWaiter) -> None:
         self._woken.append(waiter)
@@ -96,29 +112,54 @@ class _Outbox:
         while woken:
             woken.popleft().resume()
 
-    def park(self) -> None:
-        self._parked += 1
-        if self._parked == 1:
+    def wait(self, waiter: GreenletWaiter, timeout_s: float) -> bool:
+        """Switch to the hub until woken, or for about ``timeout_s`` (never less)."""
+        parked = self.parked
+        if not parked:
             self._async.ref = True  # a waiting greenlet keeps the hub alive: no LoopExit
+        timer = None
+        if timeout_s < COARSE_FROM_S:
+            parked[waiter] = math.inf
+            timer = self._hub.loop.timer(timeout_s)
+            timer.start(waiter.expire)
+        else:
+            parked[waiter] = time.monotonic() + timeout_s
+            if not self._ticking:
+                self._ticking = True
+                self._ticker.start(self._tick)
+        try:
+            return bool(self._hub.switch())
+        finally:
+            del parked[waiter]
+            if not parked:
+                self._async.ref = False
+            if timer is not None:
+                timer.stop()
+                timer.close()
 
-    def unpark(self) -> None:
-        self._parked -= 1
-        if self._parked == 0:
-            self._async.ref = False
+    def _tick(self) -> None:
+        """Wake those whose time is up; with nobody left, stop."""
+        if not self.parked:
+            self._ticking = False
+            self._ticker.stop()
+            return
+        now = time.monotonic()
+        for waiter in [waiter for waiter, due in self.parked.items() if due <= now]:
+            waiter.expire()
 
 
 class GreenletWaiter:
     """Waits by switching to the hub; woken through the hub's async watcher."""
 
-    __slots__ = ("_greenlet", "_hub", "_outbox", "_pending")
+    __slots__ = ("_greenlet", "_outbox", "_pending")
 
     def __init__(self) -> None:
         import gevent
 
-        self._hub = gevent.get_hub()
-        outbox = getattr(self._hub, "penstock_outbox", None)
+        hub = gevent.get_hub()
+        outbox = getattr(hub, "penstock_outbox", None)
         if outbox is None:
-            outbox = self._hub.penstock_outbox = _Outbox(self._hub)
+            outbox = hub.penstock_outbox = _Outbox(hub)
         self._outbox: _Outbox = outbox
         self._greenlet: Any = None
         self._pending = False
@@ -127,19 +168,12 @@ class GreenletWaiter:
         if self._pending:
             self._pending = False
             return True
-        import gevent
-
-        timer = self._hub.loop.timer(timeout_s)
-        self._greenlet = gevent.getcurrent()
-        self._outbox.park()
-        timer.start(self._switch, False)
+        outbox = self._outbox
+        self._greenlet = outbox.getcurrent()
         try:
-            return bool(self._hub.switch())
+            return outbox.wait(self, timeout_s)
         finally:
             self._greenlet = None
-            self._outbox.unpark()
-            timer.stop()
-            timer.close()
 
     def wake(self) -> None:
         self._outbox.wake(self)
@@ -151,10 +185,51 @@ class GreenletWaiter:
         else:
             self._switch(True)
 
+    def expire(self) -> None:
+        """In the hub: the wait has lasted long enough."""
+        self._switch(False)
+
     def _switch(self, woken: bool) -> None:
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is not None:
             greenlet.switch(woken)
+
+
+class Bell:
+    """A worker's place to wait for something, and what the loop rings when that may be there.
+
+    No wake-up is lost: the worker says that it is about to sleep, then looks once more; whoever rings has made its
+    change before it looks whether somebody sleeps.
+
+    Attributes:
+        rings: Sleeps that were ended.
+    """
+
+    __slots__ = ("_parked", "_waiter", "rings")
+
+    def __init__(self) -> None:
+        self._waiter: Waiter | None = None
+        self._parked = False
+        self.rings = 0
+
+    def wait(self, ready: Callable[[], object], timeout_s: float) -> bool:
+        """Sleep unless ``ready()``; False if the time passed without a ring (worker)."""
+        waiter = self._waiter
+        if waiter is None:
+            waiter = self._waiter = new_waiter()
+        self._parked = True
+        woken = bool(ready()) or waiter.wait(timeout_s)
+        self._parked = False
+        return woken
+
+    def ring(self) -> None:
+        """Wake the sleeper, if there is one (loop)."""
+        if self._parked:
+            self._parked = False
+            self.rings += 1
+            waiter = self._waiter
+            assert waiter is not None  # noqa: S101 - nobody is parked without one
+            waiter.wake()
 
 
 def new_waiter() -> Waiter:

@@ -204,7 +204,7 @@ def test_an_answer_that_comes_as_the_nap_ends_is_taken(still: Crossing) -> None:
         still.up._head = "head"
         return False
 
-    still._waiter = Scripted(answered)
+    still._bell._waiter = Scripted(answered)
     assert still.head(patience, LONG_S) == "head"
 
 
@@ -213,7 +213,7 @@ def test_a_spurious_wake_looks_again(still: Crossing) -> None:
         still.up._head = "head"
         return True
 
-    still._waiter = Scripted(lambda: True, answered)
+    still._bell._waiter = Scripted(lambda: True, answered)
     assert still.head(patience) == "head"
 
 
@@ -224,11 +224,11 @@ def test_an_answer_between_look_and_sleep_is_not_slept_over(still: Crossing) -> 
     def ready() -> bool:
         nonlocal looks
         looks += 1
-        return looks == 2
+        return looks >= 2
 
-    still._waiter = Scripted()
+    still._bell._waiter = Scripted()
     still._sleep_until(ready, patience)
-    assert not still._parked
+    assert not still._bell._parked
 
 
 # ------------------------------------------------------------------- closing

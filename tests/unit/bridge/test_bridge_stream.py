@@ -103,9 +103,9 @@ def test_take_takes_everything_that_waits(up: Up) -> None:
             await up.send(bytes([number]))
 
     asyncio.run(answer())
-    assert up.waiting
+    assert up.readable()
     assert b"".join(up.take()) == bytes(range(100))
-    assert not up.waiting
+    assert not up.readable()
     assert up.take() == []
 
 
@@ -116,7 +116,7 @@ def test_b24_never_more_than_the_limit_waits(up: Up, ends: Ends) -> None:
     async def both() -> tuple[list[int], bytes, float]:
         sender = asyncio.create_task(up.send(data))
         most, got = [], b""
-        while not sender.done() or up.waiting:
+        while not sender.done() or up.readable():
             await turns()
             pieces = up.take()
             most.append(sum(map(len, pieces)))

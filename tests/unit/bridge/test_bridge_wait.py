@@ -164,7 +164,8 @@ def test_many_wake_ups_cost_one_watcher_event() -> None:
     """One ``send`` per batch, whatever the number of greenlets."""
     sent: list[str] = []
     watcher = SimpleNamespace(start=lambda deliver: None, send=lambda: sent.append("send"), ref=True)
-    outbox = wait._Outbox(SimpleNamespace(loop=SimpleNamespace(async_=lambda: watcher)))
+    loop = SimpleNamespace(async_=lambda: watcher, timer=lambda *_, ref: None)
+    outbox = wait._Outbox(SimpleNamespace(loop=loop))
     resumed: list[int] = []
     for number in range(20):
         outbox.wake(SimpleNamespace(resume=lambda number=number: resumed.append(number)))  # type: ignore[arg-type]
@@ -179,6 +180,43 @@ def test_a_wake_and_a_timeout_at_once_switch_only_once(hub: Any) -> None:
     waiter = GreenletWaiter()
     waiter._switch(False)  # nobody waits any more: nothing to switch to
     assert waiter.wait(SOON_S) is False
+
+
+def test_long_waits_share_one_ticker_that_stops_when_nobody_is_left(
+    hub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "COARSE_FROM_S", 0.0)
+    monkeypatch.setattr(wait, "TICKER_S", SOON_S)
+    waiters = [GreenletWaiter() for _ in range(3)]
+    outbox = hub.penstock_outbox
+    lengths_s = (0.0, SOON_S, LONG_S)
+    ends = [gevent.spawn(waiter.wait, length_s) for waiter, length_s in zip(waiters, lengths_s, strict=True)]
+    gevent.joinall(ends[:2], LONG_S)
+    assert [one.value for one in ends] == [False, False, None]
+    assert (list(outbox.parked), outbox._ticking) == ([waiters[2]], True), "one waits on, so it goes on"
+    waiters[2].wake()
+    gevent.joinall(ends, LONG_S)
+    assert ends[2].value is True
+    assert outbox.parked == {}
+    while outbox._ticking:
+        gevent.sleep(SOON_S)
+    assert waiters[0].wait(SOON_S) is False, "and starts anew"
+
+
+def test_a_bell_that_nobody_waits_for_is_not_rung() -> None:
+    bell = wait.Bell()
+    bell.ring()
+    assert bell.rings == 0
+    assert bell.wait(lambda: False, SOON_S) is False
+    assert bell.wait(lambda: True, LONG_S) is True
+
+    def ready() -> bool:
+        if not bell.rings:
+            in_thread(bell.ring)
+        return False
+
+    assert bell.wait(ready, LONG_S) is True, "rung between the look and the sleep"
+    assert bell.rings == 1
 
 
 def test_a_killed_greenlet_leaves_nothing_behind(hub: Any) -> None:
