@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from app.bench.command import finish, say, with_output, with_page
+from app.bench.command import finish, say, understood, with_others, with_output, with_page
 from app.bench.progress import Say, shown
 from app.bench.report import Report
 
@@ -62,16 +62,7 @@ def command() -> None:
     "--worker-class", type=click.Choice(["gevent", "gthread", "sync"]), default="gevent", show_default=True
 )
 @click.option("--model", default="", help="Asked for by every request, instead of what --answer-ms makes.")
-@click.option("--against", multiple=True, metavar="URL", help="A gateway that runs already, measured beside ours.")
-@click.option(
-    "--against-pid", multiple=True, type=click.IntRange(1), help="Its first process, for CPU and memory."
-)
-@click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Sent to --against only: its key.")
-@click.option(
-    "--simulator",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="First line of a running `penstock simulator`, so that --against can have the same upstream.",
-)
+@with_others
 @with_page
 @with_output
 def latency(
@@ -86,20 +77,45 @@ def latency(
 ) -> None:
     """Short answers: latency added and CPU per request, beside going direct and beside the WSGI floor."""
     from app.bench import servers
-    from app.bench.against import against as understood
     from app.bench.latency import run, steps
     from app.bench.latency_figures import Plan
 
-    plan = Plan(**sizes)
-    try:
-        others = understood(against, against_pid, header)
-    except ValueError as fault:
-        raise click.UsageError(str(fault)) from fault
+    plan, others = Plan(**sizes), understood(against, against_pid, header)
 
     def measure(tell: Say) -> Report:
         return run(plan, tell, others, servers.told(simulator) if simulator else None)
 
     finish(lambda: shown(steps(plan, len(others)), measure, "latency"), output, strict, page)
+
+
+@command.command("all")
+@click.option("--quick", is_flag=True, help="Small sizes: a look, in some two minutes, and nothing to quote.")
+@click.option("--rounds", type=click.IntRange(1, 100), help="Of each part, instead of its own number.")
+@with_others
+@with_page
+@with_output
+def everything(
+    quick: bool,
+    rounds: int | None,
+    against: tuple[str, ...],
+    against_pid: tuple[int, ...],
+    header: tuple[str, ...],
+    simulator: Path | None,
+    page: Path | None,
+    output: Path | None,
+    strict: bool,
+) -> None:
+    """latency, streaming, concurrent and storm, one after the other, in one file and one page."""
+    from app.bench import servers, suite
+
+    others = understood(against, against_pid, header)
+    title = "all: latency, streaming, concurrent and storm" + (", small sizes" if quick else "")
+
+    def measure() -> suite.Suite:
+        parts = suite.parts(suite.Wish(quick, rounds, others, servers.told(simulator) if simulator else None))
+        return shown(sum(one.steps for one in parts), lambda tell: suite.measure(title, parts, tell), "all")
+
+    finish(measure, output, strict, page)
 
 
 @command.command()

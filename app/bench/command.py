@@ -21,6 +21,7 @@ import click
 from click.core import ParameterSource
 
 from app.bench import machine
+from app.bench.against import Against, against
 from app.bench.page import page as drawn
 from app.bench.report import Report
 from app.bench.servers import BenchError
@@ -47,6 +48,35 @@ def with_page(wrapped: _Command) -> _Command:
         type=click.Path(dir_okay=False, path_type=Path),
         help="File for a page with charts, HTML.",
     )(wrapped)
+
+
+def with_others(wrapped: _Command) -> _Command:
+    """Adds the options ``against``, ``against_pid``, ``header`` and ``simulator``."""
+    options = (
+        click.option("--against", multiple=True, metavar="URL", help="A gateway that runs already, beside ours."),
+        click.option("--against-pid", multiple=True, type=click.IntRange(1), help="Its first process, for CPU."),
+        click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Sent to --against only: its key."),
+        click.option(
+            "--simulator",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="First line of a running `penstock simulator`, so that --against can have the same upstream.",
+        ),
+    )
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def understood(urls: Sequence[str], pids: Sequence[int], headers: Sequence[str]) -> list[Against]:
+    """What those options mean.
+
+    Raises:
+        click.UsageError: Nothing.
+    """
+    try:
+        return against(urls, pids, headers)
+    except ValueError as fault:
+        raise click.UsageError(str(fault)) from fault
 
 
 class Outcome(Protocol):

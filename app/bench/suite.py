@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Final
 
+from app.bench.against import Against
 from app.bench.progress import Say
 from app.bench.report import Report
 from app.bench.servers import BenchError
+from app.simulator.running import Running
 
 FORMAT: Final = 2
 
@@ -26,10 +29,34 @@ class Part:
     Attributes:
         name: In the results file.
         run: Measures; is given what to call at the beginning of each step.
+        steps: How many there will be.
     """
 
     name: str
     run: Callable[[Say], Report]
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the whole suite is told.
+
+    Attributes:
+        quick: Small sizes and three rounds: a look, not a figure to quote.
+        rounds: Instead of each part's own number; None keeps that.
+        against: Gateways that run already.
+        simulator: One that runs already.
+    """
+
+    quick: bool = False
+    rounds: int | None = None
+    against: Sequence[Against] = ()
+    simulator: Running | None = None
+
+    def sizes(self, quick: Mapping[str, Any]) -> dict[str, Any]:
+        """What a part's plan has instead of its defaults."""
+        found = dict(quick) if self.quick else {}
+        return found | ({} if self.rounds is None else {"rounds": self.rounds})
 
 
 @dataclass(slots=True)
@@ -89,3 +116,60 @@ def measure(title: str, parts: Sequence[Part], say: Say) -> Suite:
         except (BenchError, OSError) as fault:
             found.broken.append(f"{part.name}: {fault}")
     return found
+
+
+def parts(wish: Wish) -> list[Part]:
+    """All of them; one that this installation does not have fails when it is run."""
+    found = []
+    for name, build in _BUILDERS.items():
+        try:
+            found.append(build(wish))
+        except ImportError as fault:
+            found.append(Part(name, _lacking(fault)))
+    return found
+
+
+def _lacking(fault: ImportError) -> Callable[[Say], Report]:
+    def run(say: Say) -> Report:
+        raise fault
+
+    return run
+
+
+def _latency(wish: Wish) -> Part:
+    from app.bench.latency import run, steps
+    from app.bench.latency_figures import Plan
+
+    plan = Plan(**wish.sizes({"requests": 1000, "rounds": 3}))
+    return Part(
+        "latency", lambda say: run(plan, say, wish.against, wish.simulator), steps(plan, len(wish.against))
+    )
+
+
+def _streaming(wish: Wish) -> Part:
+    from app.bench.streaming import run, steps
+    from app.bench.streaming_figures import Plan
+
+    small = {"streams": 50, "events": 50, "rounds": 3, "burst_s": 1.0, "floor_requests": 1000}
+    plan = Plan(**wish.sizes(small))
+    return Part(
+        "streaming", lambda say: run(plan, say, wish.against, wish.simulator), steps(plan, len(wish.against))
+    )
+
+
+def _concurrent(wish: Wish) -> Part:
+    bench, figures = import_module("app.bench.concurrent"), import_module("app.bench.concurrent_figures")
+    plan = figures.Plan(**wish.sizes({}))
+    return Part("concurrent", lambda say: bench.run(plan, say), bench.steps(plan))
+
+
+def _storm(wish: Wish) -> Part:
+    from app.bench.storm import run
+    from app.bench.storm_figures import Script
+
+    script = Script(200, 40, 200, 1, 0.5) if wish.quick else Script(1000, 100, 800, 2, 3.0)
+    rounds = wish.rounds or 3
+    return Part("storm", lambda say: run(script, rounds, say), 3 * rounds)
+
+
+_BUILDERS: Final = {"latency": _latency, "streaming": _streaming, "concurrent": _concurrent, "storm": _storm}

@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from app.bench import cli, machine
+from app.bench import cli, machine, suite
 from app.bench.cli import command
 from app.bench.command import finish, with_page
 from app.bench.report import Report, Row, Variant
@@ -135,3 +135,27 @@ def test_options_that_mean_nothing_are_told_before_anything_starts(arguments: li
     result = CliRunner().invoke(command, ["latency", *arguments])
     assert result.exit_code == 2
     assert words in result.output
+
+
+@pytest.mark.parametrize(
+    ("lacks", "reached", "strict", "code"),
+    [([], 1, True, 0), ([], 2, False, 0), ([], 2, True, 3), (["gone"], 1, False, 1), (["gone"], 2, True, 1)],
+)
+def test_all_ends_as_its_worst_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lacks: list[str], reached: float, strict: bool, code: int
+) -> None:
+    def parts(wish: suite.Wish) -> list[suite.Part]:
+        assert (wish.quick, wish.rounds, [one.url for one in wish.against]) == (True, 2, ["http://a"])
+        return [
+            suite.Part("one", lambda tell: _report(1, *lacks), 1),
+            suite.Part("two", lambda tell: _report(reached), 1),
+        ]
+
+    monkeypatch.setattr(suite, "parts", parts)
+    output = tmp_path / "o.json"
+    arguments = ["all", "--quick", "--rounds", "2", "--against", "http://a", "--output", str(output)]
+    result = CliRunner().invoke(command, [*arguments, *(["--strict"] if strict else [])])
+    assert result.exit_code == code, result.output
+    data = json.loads(output.read_text())
+    assert (list(data["parts"]), data["faults"]) == (["one", "two"], [f"one: {text}" for text in lacks])
+    assert data["command"] == "command all --quick --rounds 2 --against http://a" + " --strict" * strict

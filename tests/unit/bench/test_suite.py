@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from app.bench import suite
 from app.bench.progress import Say
 from app.bench.report import Report, Row, Variant
 from app.bench.servers import BenchError
-from app.bench.suite import Part, Suite, measure
+from app.bench.suite import Part, Suite, Wish, measure, parts
 from app.bench.verdict import Aim, judge
 
 
@@ -68,3 +69,26 @@ def test_faults_and_missed_aims_of_parts_are_those_of_all() -> None:
     found = measure("t", [_part("one", "2 of 3"), _part("two")], lambda _: None)
     assert found.faults == ["one: 2 of 3"]
     assert not Suite("t", {"one": _report("one", 2)}).reached
+
+
+def test_the_parts_of_the_suite() -> None:
+    assert [part.name for part in parts(Wish())] == ["latency", "streaming", "concurrent", "storm"]
+
+
+def test_more_rounds_are_more_steps_and_fewer_sizes_are_quick() -> None:
+    few, many = ({part.name: part.steps for part in parts(Wish(rounds=number))} for number in (1, 2))
+    assert all(few[name] < many[name] for name in ("latency", "streaming", "storm"))
+    assert Wish(quick=True).sizes({"requests": 5, "rounds": 3}) == {"requests": 5, "rounds": 3}
+    assert Wish(quick=True, rounds=7).sizes({"rounds": 3}) == {"rounds": 7}
+    assert Wish(rounds=7).sizes({"rounds": 3, "requests": 5}) == {"rounds": 7}
+    assert Wish().sizes({"requests": 5}) == {}
+
+
+def test_a_part_that_is_not_installed_is_told_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(wish: Wish) -> Part:
+        raise ModuleNotFoundError("No module named 'app.bench.absent'")
+
+    monkeypatch.setattr(suite, "_BUILDERS", {"absent": absent, "here": lambda wish: _part("here")})
+    found = measure("t", parts(Wish()), lambda _: None)
+    assert found.faults == ["absent: not part of this installation (No module named 'app.bench.absent')"]
+    assert list(found.reports) == ["here"]
