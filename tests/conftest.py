@@ -1,7 +1,8 @@
-"""How the suite runs: side by side in a few processes, the long files first, figures shown at the end.
+"""How the suite runs: side by side in a few processes, what was measured shown at the end.
 
 Tests wait more than they work, so there are more processes than cores. Each file runs in one process from its
-first test to its last; a session's fixtures exist once in each process. ``-n 0`` runs everything in one.
+first test to its last; a session's fixtures exist once in each process. Files start in their order, so that the
+long ones, end to end, are not the last. ``-n 0`` runs everything in one process.
 
 Runs on: the test's thread.
 """
@@ -12,8 +13,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 PROCESSES = 4
-_LONGEST: tuple[str, ...] = ()
-"""Files that take longest, in the order they start: begun last, one of them would run on alone."""
 _figures: list[str] = []
 
 # How long an example takes says how busy the machine is, nothing about what is tested.
@@ -25,12 +24,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """``-n auto``: what folders hold is shared out, single files and tests are not worth it."""
     single = all(".py" in argument for argument in config.args)
     return 0 if single else PROCESSES
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, the others in their order."""
-    places = {name: place for place, name in enumerate(_LONGEST)}
-    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
