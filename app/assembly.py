@@ -18,8 +18,8 @@ from app.gateway.body import BodyRules
 from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
 from app.gateway.plan import Rules
-from app.observe import metrics
-from app.observe.logs import ExchangeLog, make_logger
+from app.observe import counting
+from app.observe.logs import ExchangeLog
 from app.policy.retry import Budget
 from app.policy.retry import Rules as RetryRules
 from app.providers.base import Provider
@@ -53,7 +53,7 @@ class Assembly:
         self.provider = PROVIDERS["anthropic"]
         self.workers = settings.web_concurrency
         self._ca_pem = Path(settings.ssl_cert_file).read_bytes() if settings.ssl_cert_file else None
-        self.log = ExchangeLog(make_logger(settings.log_level, settings.log_format))
+        self.log = ExchangeLog(settings.log_level, settings.log_format)
         self.life = Life(settings.drain_timeout_s)
         self.sharing = Sharing(self._link if settings.redis_url else None)
         self.limits = CallerLimits(
@@ -75,7 +75,7 @@ class Assembly:
             self.bridge,
             self.dispatcher,
             self.life,
-            (self.log, metrics.observe, self.health.observe),
+            (self.log, counting.observe, self.health.observe),
         )
         keys = tuple((k.name, k.get_secret_value().encode()) for k in settings.gateway_api_keys)
         guarded = bool(settings.anthropic_api_keys)
@@ -93,7 +93,7 @@ class Assembly:
             self.life,
             self.log,
             settings.production_warmup_connections,
-            (self.sharing.pump, self.limits.pump),
+            (counting.flush, self.sharing.pump, self.limits.pump),
         )
 
     def bridge(self) -> Bridge:

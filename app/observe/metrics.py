@@ -1,4 +1,4 @@
-"""Count exchanges and events for Prometheus, over all workers of the node (B41).
+"""Name what is counted for Prometheus, over all workers of the node (B41); ``counting`` counts the exchanges.
 
 prometheus_client keeps one memory-mapped file per worker where ``PROMETHEUS_MULTIPROC_DIR`` is set (our
 gunicorn.conf.py does), so that whichever worker is scraped answers for all of them.
@@ -8,12 +8,10 @@ Runs on: worker. Never on the loop thread: its locks are gevent's (facts 3).
 
 from __future__ import annotations
 
-import functools
-
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from app.exchange import Record
+from app.observe.histogram import Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ADDED_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -104,51 +102,10 @@ BREAKER_STATES = ("closed", "open", "half_open")
 CREDENTIAL_STATES = ("healthy", "probation", "cooling", "benched", "open")
 
 
-@functools.lru_cache(maxsize=4096)
-def _requests(route: str, status: int, slug: str) -> Counter:
-    return REQUESTS.labels(route, str(status), slug)
-
-
-@functools.lru_cache(maxsize=256)
-def _times(route: str) -> tuple[Histogram, Histogram]:
-    return ADDED.labels(route), UPSTREAM.labels(route)
-
-
-@functools.lru_cache(maxsize=256)
-def _journeys(provider: str) -> tuple[Histogram, Histogram]:
-    return QUEUE_WAIT.labels(provider), ATTEMPTS.labels(provider)
-
-
-def _count_journey(record: Record) -> None:
-    wait, attempts = _journeys(record.provider)
-    wait.observe((record.queue_ms or 0.0) / 1000.0)
-    if record.attempts:
-        attempts.observe(len(record.attempts))
-        for attempt in record.attempts[:-1]:
-            RETRIES.labels(attempt.provider, attempt.outcome).inc()
-
-
 def set_state(gauge: Gauge, states: tuple[str, ...], now_in: str, *labels: str) -> None:
     """Of the ``states`` of one thing, it is in ``now_in``."""
     for state in states:
         gauge.labels(*labels, state).set(1 if state == now_in else 0)
-
-
-def observe(record: Record) -> None:
-    """Count one exchange."""
-    if record.queue_ms is not None:
-        _count_journey(record)
-    if record.slug == "queue_full":
-        DROPS.inc()
-    _requests(record.route, record.status, record.slug).inc()
-    if record.gateway_ms is not None and record.upstream_head_ms is not None:
-        added, upstream = _times(record.route)
-        added.observe(record.gateway_ms / 1000.0)
-        upstream.observe(record.upstream_head_ms / 1000.0)
-    if record.client_left:
-        DEPARTURES.labels(record.route).inc()
-    if record.fallback:
-        FALLBACKS.inc()
 
 
 def exposition(multiprocess: bool) -> bytes:

@@ -18,7 +18,7 @@ from app.bridge.call import Bridge
 from app.errors import GatewayError
 from app.exchange import Record
 from app.gateway.life import Life
-from app.observe import metrics
+from app.observe import counting, metrics
 from app.observe.logs import ExchangeLog
 from app.upstream.dispatch import Dispatcher, Traffic, warming
 from app.upstream.target import TargetStats
@@ -131,6 +131,7 @@ class Health:
 
     def publish(self) -> None:
         """Bring this worker's gauges up to date and write out what the loop had to say."""
+        counting.flush()
         bridge = self.bridge()
         degraded = bridge.check()
         for name in self._log.drain(bridge.events):

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from app.gateway.life import Life
+from app.observe import counting
 from app.observe.logs import ExchangeLog
 from app.web.client import cut_slow_bodies
 from app.web.health import Health
@@ -90,6 +91,7 @@ class Keeper:
         bridge = self._health.bridge()
         bridge.stop()
         self._log.drain(bridge.events)
+        counting.flush()
         self._log.event("worker_stopped", pid=self._pid)
 
     def before_request(self, request: Any) -> None:

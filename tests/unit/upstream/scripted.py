@@ -185,7 +185,7 @@ class Scene:
     ) -> Port:
         """One exchange; what was handed up."""
         port = Port()
-        plan = replace(PLAN, deadline_at=time.monotonic() + within_s, **changes)
+        plan = PLAN._replace(deadline_at=time.monotonic() + within_s, **changes)
         await self.dispatcher.serve(port, plan, upload)
         return port
 
