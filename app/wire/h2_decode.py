@@ -10,7 +10,6 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections import deque
 
 from app.wire.h2_encode import STATIC
 from app.wire.h2_frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
@@ -27,11 +26,14 @@ _STRINGS = 1024
 _LONGEST_REMEMBERED = 128
 _NAME = re.compile(r":status|[!#$%&'*+\-.^_`|~0-9a-z]+")
 _UNFIT_VALUE = re.compile(r"[\x00\r\n]")
-_STATIC: tuple[tuple[Pair, int], ...] = tuple(
+Entry = tuple[Pair, int]
+
+_STATIC: tuple[Entry, ...] = tuple(
     (BAD if pair[0][0] == ":" and pair[0] != ":status" else pair, sum(map(len, pair)) + OVERHEAD_BYTES)
     for pair in STATIC
 )
-_STATIC_COUNT = len(_STATIC)
+_NEWEST = len(_STATIC) + 1
+"""Index of the newest dynamic entry (section 2.3.3)."""
 
 
 class ResponseDecoder:
@@ -46,7 +48,9 @@ class ResponseDecoder:
         self._limit = table_bytes
         self._max = table_bytes
         self._list_bytes = list_bytes
-        self._table: deque[tuple[Pair, int]] = deque()
+        # By index: nothing, the static entries, the dynamic ones with the newest first. There are some hundred at
+        # most, so that entering one in their middle costs less than looking each up in two tables would.
+        self._table: list[Entry] = [(("", ""), 0), *_STATIC]
         self._size = 0
         self._strings: dict[bytes, str] = {}
 
@@ -64,47 +68,49 @@ class ResponseDecoder:
     def _decode(self, block: bytes) -> list[Pair]:
         out: list[Pair] = []
         at, end, total = 0, len(block), 0
-        table = self._table
+        table, take = self._table, out.append
         while at < end:
             first = block[at]
-            if first >= 0x80:  # indexed (section 6.1)
-                index = first & 0x7F
+            if first > 0x80:  # indexed (section 6.1)
                 at += 1
-                if index == 0x7F:
+                if first == 0xFF:
                     index, at = _more(block, at, 0x7F)
-                entry = _STATIC[index - 1] if 0 < index <= _STATIC_COUNT else table[_dynamic(index)]
-            elif first >= 0x40:  # literal with incremental indexing (6.2.1)
-                entry, at = self._literal(block, at, first & 0x3F, 0x3F)
-                self._add(entry)
+                    pair, size = table[index]
+                else:
+                    pair, size = table[first - 0x80]
+            elif first >= 0x40:
+                if first == 0x80:
+                    raise IndexError  # index 0
+                # literal with incremental indexing (6.2.1)
+                pair, size, at = self._literal(block, at, first & 0x3F, 0x3F)
+                self._add((pair, size))
             elif first >= 0x20:  # table size update (6.3): in front of everything else
                 if out:
                     raise ConnectionFault(COMPRESSION_ERROR, "A table size update behind a header.")
                 at = self._resize(block, at, first & 0x1F)
                 continue
             else:  # literal that enters no table (6.2.2, 6.2.3)
-                entry, at = self._literal(block, at, first & 0x0F, 0x0F)
-            out.append(entry[0])
-            total += entry[1]
+                pair, size, at = self._literal(block, at, first & 0x0F, 0x0F)
+            take(pair)
+            total += size
         if total > self._list_bytes:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "A header list larger than allowed.")
         return out
 
-    def _literal(self, block: bytes, at: int, index: int, most: int) -> tuple[tuple[Pair, int], int]:
-        """An entry whose value, and perhaps name, is spelt out; and where the next field starts."""
+    def _literal(self, block: bytes, at: int, index: int, most: int) -> tuple[Pair, int, int]:
+        """A pair whose value, and perhaps name, is spelt out; its size; and where the next field starts."""
         at += 1
         if index == most:
             index, at = _more(block, at, most)
-        if not index:
-            name, at = self._string(block, at)
-        elif index <= _STATIC_COUNT:
-            name = _STATIC[index - 1][0][0]
+        if index:
+            name = self._table[index][0][0]
         else:
-            name = self._table[_dynamic(index)][0][0]
+            name, at = self._string(block, at)
         value, at = self._string(block, at)
         size = len(name) + len(value) + OVERHEAD_BYTES
-        if _NAME.fullmatch(name) is None or _UNFIT_VALUE.search(value) is not None:
-            return (BAD, size), at
-        return ((name, value), size), at
+        if (not index and _NAME.fullmatch(name) is None) or not name or _UNFIT_VALUE.search(value) is not None:
+            return BAD, size, at
+        return (name, value), size, at
 
     def _string(self, block: bytes, at: int) -> tuple[str, int]:
         """A string literal (section 5.2)."""
@@ -128,11 +134,12 @@ class ResponseDecoder:
                 self._strings[raw] = text
         return text, end
 
-    def _add(self, entry: tuple[Pair, int]) -> None:
+    def _add(self, entry: Entry) -> None:
         """Enter it, pushing out the oldest; one larger than the table empties it (section 4.4)."""
+        self._table.insert(_NEWEST, entry)
         self._size += entry[1]
-        self._table.appendleft(entry)
-        self._evict()
+        if self._size > self._max:
+            self._evict()
 
     def _evict(self) -> None:
         while self._size > self._max:
@@ -147,13 +154,6 @@ class ResponseDecoder:
         self._max = size
         self._evict()
         return at
-
-
-def _dynamic(index: int) -> int:
-    """Where a dynamic entry stands, newest first (section 2.3.3)."""
-    if index <= _STATIC_COUNT:
-        raise IndexError  # index 0
-    return index - _STATIC_COUNT - 1
 
 
 def _more(block: bytes, at: int, value: int) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from hpack.huffman_table import HUFFMAN_COMPLETE, HUFFMAN_EMIT_SYMBOL, HUFFMAN_FAIL, HUFFMAN_TABLE
 
-_steps: dict[int, tuple[int, bytes]] = {}
 _FINAL = frozenset(
     {0} | {state for state, flags, _ in HUFFMAN_TABLE if flags & HUFFMAN_COMPLETE and not flags & HUFFMAN_FAIL}
 )
@@ -19,17 +18,22 @@ class HuffmanError(ValueError):
     """Bytes that are no Huffman code, or end in other than up to seven one-bits."""
 
 
-def _step(key: int) -> tuple[int, bytes]:
-    """The state after, and the text of, one byte: ``key`` is ``state << 8 | byte``."""
-    state, out = key >> 8, bytearray()
-    for nibble in (key >> 4 & 15, key & 15):
-        state, flags, symbol = HUFFMAN_TABLE[state << 4 | nibble]
-        if flags & HUFFMAN_FAIL:
-            raise HuffmanError("Not a Huffman code.")
-        if flags & HUFFMAN_EMIT_SYMBOL:
-            out.append(symbol)
-    found = _steps[key] = (state, bytes(out))
-    return found
+class _Steps(dict[int, tuple[int, bytes]]):
+    """The state after, and the text of, one byte: the key is ``state << 8 | byte``."""
+
+    def __missing__(self, key: int) -> tuple[int, bytes]:
+        state, out = key >> 8, bytearray()
+        for nibble in (key >> 4 & 15, key & 15):
+            state, flags, symbol = HUFFMAN_TABLE[state << 4 | nibble]
+            if flags & HUFFMAN_FAIL:
+                raise HuffmanError("Not a Huffman code.")
+            if flags & HUFFMAN_EMIT_SYMBOL:
+                out.append(symbol)
+        found = self[key] = (state, bytes(out))
+        return found
+
+
+_steps = _Steps()
 
 
 def decoded(data: bytes) -> bytes:
@@ -40,10 +44,9 @@ def decoded(data: bytes) -> bytes:
     """
     state = 0
     out = []
-    known = _steps.get
+    steps = _steps
     for byte in data:
-        key = state << 8 | byte
-        state, text = known(key) or _step(key)
+        state, text = steps[state << 8 | byte]
         out.append(text)
     if state not in _FINAL:
         raise HuffmanError("The padding is wrong.")
