@@ -1,7 +1,7 @@
 """``penstock assert-latency`` and ``penstock rollout-guard``: two results files in, an exit code out.
 
     0   passes; PROMOTE
-    1   nothing can be decided: data is missing, broken, or not comparable
+    1   nothing can be decided: data is missing, broken, not comparable, or scatters too far (UNDECIDED)
     2   usage
     3   fails; HOLD
     4   ROLLBACK
@@ -20,12 +20,13 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from app.bench.gates import Bound, Finding, improved, judge, passes
+from app.bench.gates import Bound, Claim, Finding, claimed, improved, judge
 from app.bench.results import Results, ResultsError, read, same_terms
 from app.bench.rollout import RULE, STAGES, Decision, Limits, decide
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FAILS: Final = 3
+_CLAIMS: Final = {Claim.MET: 0, Claim.UNDECIDED: 1, Claim.MISSED: _FAILS}
 _CODES: Final = {Decision.PROMOTE: 0, Decision.HOLD: _FAILS, Decision.ROLLBACK: 4}
 
 
@@ -61,6 +62,13 @@ _SHARED = (
     click.option("--part", default="latency", show_default=True, help="Bench, of the several in one file."),
     click.option("--variant", default="gateway", show_default=True, help="Column of the bench."),
     click.option("--allow-other-machine", is_flag=True, help="Compare though processor or cores differ."),
+    click.option(
+        "--margin-pct",
+        type=_Number(0, 100),
+        default=25.0,
+        show_default=True,
+        help="What is undecided counts as kept only if to break a limit by more than this is ruled out.",
+    ),
     click.option("--output", type=_FILE, help="File for the decision, JSON; written also when refused."),
 )
 
@@ -83,22 +91,22 @@ def _on_two_files(wrapped: _Command) -> _Command:
 @click.option(
     "--cpu-per-request-max-ratio", type=_Number(0, 1000, low_open=True), help="CPU per request, after / before."
 )
-@click.option("--certain", is_flag=True, help="Fail also what is not worse, but not certain not to be.")
 def assert_latency(
     before: Path,
     after: Path,
     ttfb_p95_improve: float | None,
     full_p95_improve: float | None,
     cpu_per_request_max_ratio: float | None,
-    certain: bool,
+    margin_pct: float,
     **shared: Any,
 ) -> None:
     """Fail when a build is slower, or costs more CPU, than the one before.
 
     0 percent asks for no worse, 10 for a tenth less, -5 allows a twentieth more. Decided on the 95 % interval of
-    after / before over the rounds: "no worse" fails when worse is certain, a gain passes when the gain is certain.
+    after / before over the rounds: "no worse" fails when worse is certain, and passes when worse by more than
+    --margin-pct is ruled out; 0 there asks for certainty. A gain passes when it is certain.
 
-    Exit codes: 0 passes, 1 cannot be decided (data missing, broken or not comparable), 2 usage, 3 fails.
+    Exit codes: 0 PASS, 1 UNDECIDED or refused (data missing, broken or not comparable), 2 usage, 3 FAIL.
     """
     bounds = []
     if ttfb_p95_improve is not None:
@@ -113,10 +121,11 @@ def assert_latency(
         )
 
     def verdict(findings: Sequence[Finding]) -> tuple[str, int]:
-        good = all(passes(one, certain=certain) for one in findings)
-        return ("PASS", 0) if good else ("FAIL", _FAILS)
+        claim = claimed(findings, margin_pct)
+        return claim.value, _CLAIMS[claim]
 
-    _decided({"gate": "assert-latency", "certain": certain}, (before, after), lambda _: bounds, verdict, **shared)
+    about = {"gate": "assert-latency", "margin_pct": margin_pct}
+    _decided(about, (before, after), lambda _: bounds, verdict, **shared)
 
 
 @click.command(
@@ -124,7 +133,8 @@ def assert_latency(
     help=f"""Say whether a build goes to --stage percent of the traffic: PROMOTE, HOLD or ROLLBACK.
 
     Decided on 95 % intervals over the rounds (at least 3 a file). ROLLBACK: a limit is broken for certain.
-    PROMOTE: all limits are kept for certain; these may be undecided if what was measured keeps the limit:
+    PROMOTE: all limits are kept for certain; these may be undecided if what was measured keeps the limit and
+    to break it by more than --margin-pct is ruled out:
 
     \b
     {RULE.replace(chr(10), chr(10) + "    ")}
@@ -164,16 +174,18 @@ def rollout_guard(
     latency_p95_improve_pct: float,
     throughput_drop_pct: float,
     error_rate_max: float,
+    margin_pct: float,
     **shared: Any,
 ) -> None:
     """Promote, hold or roll back; the help that is shown stands above."""
     limits = Limits(latency_p95_improve_pct, throughput_drop_pct, error_rate_max)
 
     def verdict(findings: Sequence[Finding]) -> tuple[str, int]:
-        decision = decide(findings, int(stage))
+        decision = decide(findings, int(stage), margin_pct)
         return decision.value, _CODES[decision]
 
-    _decided({"gate": "rollout-guard", "stage": int(stage)}, (before, after), limits.bounds, verdict, **shared)
+    about = {"gate": "rollout-guard", "stage": int(stage), "margin_pct": margin_pct}
+    _decided(about, (before, after), limits.bounds, verdict, **shared)
 
 
 def _decided(

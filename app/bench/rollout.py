@@ -8,7 +8,8 @@
           |  anything else
           +-----------------------------------------> HOLD: measure more, decide again
 
-What may stay undecided, provided that the measured value itself keeps the bound:
+What may stay undecided, provided that the measured value itself keeps the bound, and that to break it by more than
+a margin is ruled out for certain (rounds that scatter wildly show nothing, whatever their median is):
 
     stage        latency   throughput   errors
       5 %        yes       yes          no
@@ -79,24 +80,26 @@ class Limits:
         ]
 
 
-def decide(findings: Sequence[Finding], stage: int) -> Decision:
+def decide(findings: Sequence[Finding], stage: int, margin_pct: float) -> Decision:
     """What the table above says; without findings there is nothing to promote on.
 
     Args:
         findings: One for each bound.
         stage: Percentage of the traffic that the build is to get: one of ``STAGES``.
+        margin_pct: By how much a limit may be broken without anybody being certain of it, where that is allowed.
     """
     if any(one.verdict is Verdict.BAD for one in findings):
         return Decision.ROLLBACK
-    if findings and all(_passes(one, stage) for one in findings):
+    if findings and all(_passes(one, stage, margin_pct) for one in findings):
         return Decision.PROMOTE
     return Decision.HOLD
 
 
-def _passes(finding: Finding, stage: int) -> bool:
-    if finding.verdict is Verdict.UNDECIDED:
-        return finding.leans_good and _kind(finding.bound.figure) in _KINDS[stage]
-    return finding.verdict is Verdict.GOOD
+def _passes(finding: Finding, stage: int, margin_pct: float) -> bool:
+    if finding.verdict is not Verdict.UNDECIDED:
+        return finding.verdict is Verdict.GOOD
+    allowed = _kind(finding.bound.figure) in _KINDS[stage]
+    return allowed and finding.leans_good and finding.within(margin_pct)
 
 
 def _kind(figure: str) -> str:

@@ -97,11 +97,21 @@ def test_a_gain_has_to_be_reached(write: Write, asked: str, code: int) -> None:
     assert _assert(write("a"), write("b", 0.8), "--full-p95-improve", asked).exit_code == code
 
 
-def test_what_is_not_certain_fails_only_when_certainty_is_due(write: Write) -> None:
+def test_what_is_not_certain_passes_unless_certainty_is_due(write: Write) -> None:
     before, after = write("a"), write("b", 1.0, (0.95, 1.0, 1.02))
     assert _assert(before, after).exit_code == 0
     assert "undecided" in _assert(before, after).stdout
-    assert _assert(before, after, *ALL, "--certain").exit_code == 3
+    strictly = _assert(before, after, *ALL, "--margin-pct", "0")
+    assert (strictly.exit_code, strictly.stdout.splitlines()[0]) == (1, "UNDECIDED")
+
+
+def test_rounds_that_scatter_far_pass_nothing(write: Write, tmp_path: Path) -> None:
+    before, after = write("a", 1.0, (0.5, 1.0, 1.5)), write("b", 0.99, (0.5, 1.0, 1.5))
+    output = tmp_path / "decision.json"
+    result = _assert(before, after, *ALL, "--output", str(output))
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (1, "UNDECIDED")
+    assert json.loads(output.read_text(encoding="utf-8"))["decision"] == "UNDECIDED"
+    assert _guard(before, after, 5).exit_code == 3
 
 
 def test_asking_for_nothing_is_a_fault_of_usage(write: Write) -> None:
@@ -127,6 +137,7 @@ def test_a_build_is_promoted_held_or_rolled_back(
 @pytest.mark.parametrize(("stage", "code"), [(5, 0), (20, 0), (50, 3), (100, 3)])
 def test_a_small_stage_is_content_with_less(write: Write, stage: int, code: int) -> None:
     assert _guard(write("a"), write("b", 0.995), stage).exit_code == code
+    assert _guard(write("a"), write("b", 0.995), stage, "--margin-pct", "0").exit_code == 3
 
 
 @pytest.mark.parametrize("stage", [5, 20, 50, 100])
@@ -258,6 +269,8 @@ def test_results_are_not_overwritten(write: Write) -> None:
         ("--latency-p95-improve-pct", "nan"),
         ("--latency-p95-improve-pct", "100"),
         ("--latency-p95-improve-pct", "x"),
+        ("--margin-pct", "nan"),
+        ("--margin-pct", "-1"),
     ],
 )
 def test_limits_that_mean_nothing_are_faults_of_usage(write: Write, more: tuple[str, str]) -> None:
@@ -282,5 +295,5 @@ def test_help_shows_the_rule_and_the_exit_codes() -> None:
     for text in ("50, 100 %   no        no           no\n", "0 PROMOTE", "3 HOLD", "4 ROLLBACK", "0.01 is 1"):
         assert text in guard
     latency = CliRunner().invoke(cli.main, ["assert-latency", "--help"]).output
-    for text in ("0 passes", "3 fails", "--certain"):
+    for text in ("0 PASS", "1 UNDECIDED", "3 FAIL", "--margin-pct"):
         assert text in latency

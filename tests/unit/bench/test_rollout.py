@@ -17,6 +17,7 @@ GOOD, UNDECIDED, BAD = Verdict.GOOD, Verdict.UNDECIDED, Verdict.BAD
 ORDER = [Decision.ROLLBACK, Decision.HOLD, Decision.PROMOTE]
 RANK = [BAD, UNDECIDED, GOOD]
 FIGURES = (*LATENCY, "rps", ERRORS)
+MARGIN_PCT = 25.0
 
 
 def finding(figure: str, verdict: Verdict, *, leans_good: bool = True) -> Finding:
@@ -26,7 +27,7 @@ def finding(figure: str, verdict: Verdict, *, leans_good: bool = True) -> Findin
 
 
 def decided(stage: int, **verdicts: Verdict) -> Decision:
-    return decide([finding(one, verdicts.get(one, GOOD)) for one in FIGURES], stage)
+    return decide([finding(one, verdicts.get(one, GOOD)) for one in FIGURES], stage, MARGIN_PCT)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -53,13 +54,21 @@ def test_all_kept_goes_on_and_one_broken_goes_back(stage: int) -> None:
     ],
 )
 def test_what_may_stay_undecided(stage: int, figure: str, decision: Decision) -> None:
-    assert decide([finding("x", GOOD), finding(figure, UNDECIDED)], stage) is decision
-    assert decide([finding("x", GOOD), finding(figure, UNDECIDED, leans_good=False)], stage) is Decision.HOLD
+    assert decide([finding("x", GOOD), finding(figure, UNDECIDED)], stage, MARGIN_PCT) is decision
+    assert (
+        decide([finding("x", GOOD), finding(figure, UNDECIDED, leans_good=False)], stage, MARGIN_PCT)
+        is Decision.HOLD
+    )
+
+
+@pytest.mark.parametrize(("margin_pct", "decision"), [(20, Decision.PROMOTE), (19, Decision.HOLD)])
+def test_what_scatters_beyond_the_margin_is_held_at_every_stage(margin_pct: float, decision: Decision) -> None:
+    assert decide([finding("rps", UNDECIDED)], 5, margin_pct) is decision
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_nothing_found_promotes_nothing(stage: int) -> None:
-    assert decide([], stage) is Decision.HOLD
+    assert decide([], stage, MARGIN_PCT) is Decision.HOLD
 
 
 @given(
@@ -71,7 +80,7 @@ def test_better_findings_never_decide_worse(stage: int, drawn: list[tuple[str, l
     for figure, verdicts, leans in drawn:
         two = sorted(verdicts[:2], key=RANK.index)
         pairs.append([finding(figure, verdict, leans_good=leans) for verdict in two])
-    worse, better = (decide(side, stage) for side in zip(*pairs, strict=True))
+    worse, better = (decide(side, stage, MARGIN_PCT) for side in zip(*pairs, strict=True))
     assert ORDER.index(worse) <= ORDER.index(better)
 
 
@@ -86,7 +95,7 @@ def test_a_better_build_is_never_decided_on_worse(
     bounds = Limits(improve_pct, 5, error_rate_max).bounds("latency")
     before = _results([1.0, 0.98, 1.03])
     after = [_results([one for one, _ in drawn]), _results([one * gain for one, gain in drawn])]
-    worse, better = (decide(judge(before, one, "gateway", bounds), stage) for one in after)
+    worse, better = (decide(judge(before, one, "gateway", bounds), stage, MARGIN_PCT) for one in after)
     assert ORDER.index(worse) <= ORDER.index(better)
 
 
