@@ -23,6 +23,7 @@ from app.errors import GatewayError, InvalidRequest, MethodNotAllowed, UnknownRo
 from app.settings import Settings, load
 from app.web.proxy import add_rule, mount, request_id_of
 from app.web.render import render_error
+from app.web.shortcut import DirectFlask
 
 StartResponse = Callable[..., Any]
 WsgiApp = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -65,10 +66,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         ConfigError: The environment's settings are faulty.
     """
     assembly = _assemble(settings)
-    app = Flask("penstock")
+    app = DirectFlask("penstock")
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
-    for path, endpoint, view in assembly.ops.routes(assembly.settings.enable_metrics_endpoint):
+    pages = assembly.ops.routes(assembly.settings.enable_metrics_endpoint)
+    for path, endpoint, view in pages:
         app.add_url_rule(path, endpoint, view)
     for path in ("/v1/<penstock_rest:rest>", "/anthropic/<penstock_rest:rest>"):
         add_rule(app.url_map, path, "native")
@@ -82,24 +84,31 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     app.register_error_handler(404, failed)
     app.register_error_handler(405, failed)
-    app.register_error_handler(Exception, _unexpected(assembly))
+    def unexpected(error: Exception) -> Any:
+        from flask import request
+
+        return _unexpected(assembly, error, request.environ)
+
+    def direct(environ: dict[str, Any]) -> Any:
+        try:
+            return assembly.proxy.serve(environ)
+        except Exception as error:  # noqa: BLE001 - the rim, as Flask's error handler is
+            return _unexpected(assembly, error, environ)
+
+    app.register_error_handler(Exception, unexpected)
     app.extensions["penstock"] = assembly
+    app.lead(direct, "native", (path for path, _, _ in pages))
     return app
 
 
-def _unexpected(assembly: Assembly) -> Callable[[Exception], Any]:
-    def failed(error: Exception) -> Any:
-        from flask import request
-
-        request_id = request_id_of(request.environ)
-        if isinstance(error, HTTPException):
-            if (error.code or 500) < 400:
-                return error
-            return render_error(InvalidRequest(error.description), request_id)
-        assembly.log.event("unexpected_error", request_id=request_id, error=repr(error))
-        return render_error(GatewayError(), request_id)
-
-    return failed
+def _unexpected(assembly: Assembly, error: Exception, environ: dict[str, Any]) -> Any:
+    request_id = request_id_of(environ)
+    if isinstance(error, HTTPException):
+        if (error.code or 500) < 400:
+            return error
+        return render_error(InvalidRequest(error.description), request_id)
+    assembly.log.event("unexpected_error", request_id=request_id, error=repr(error))
+    return render_error(GatewayError(), request_id)
 
 
 def create_blueprint(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from app.errors import InvalidRequest
 from app.exchange import Exchange, Plan
@@ -50,6 +51,7 @@ class Rules:
     by_model: bool = False
 
 
+@lru_cache(maxsize=256)
 def check_target(target: str) -> None:
     """Refuse targets that could mean another path upstream than they say.
 

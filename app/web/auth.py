@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from app.errors import Unauthenticated
 
+_LENGTHS = frozenset({len("x-api-key"), len("authorization")})
 _SALT = secrets.token_bytes(16)  # digests of this process say nothing outside of it
 
 
@@ -19,6 +20,8 @@ def presented(pairs: Iterable[tuple[str, str]]) -> list[bytes]:
     """Every key a caller presents: ``x-api-key`` values and ``Authorization: Bearer`` tokens."""
     found = []
     for name, value in pairs:
+        if len(name) not in _LENGTHS:
+            continue
         lower = name.lower()
         if lower == "x-api-key":
             found.append(value.strip().encode("latin-1", "replace"))

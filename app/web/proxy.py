@@ -46,6 +46,8 @@ def _process_id() -> str:
 
 _STREAM_UPLOADS_FROM_BYTES = 1 << 20
 _NATIVE = "/anthropic"
+_REMEMBERED = 256
+_LONGEST_REMEMBERED = 256
 
 
 class Rest(PathConverter):
@@ -83,11 +85,15 @@ class Proxy:
         self._max_body_bytes = max_body_bytes
         self._max_file_bytes = max_file_bytes
         self._body_timeout_s = body_timeout_s
+        self._endpoints: dict[str, Endpoint] = {}
 
     def native(self, rest: str = "") -> Response:
         """``/v1/…`` and ``/anthropic/…``: pass it on as it is."""
         del rest  # the decoded path; the raw one is what goes on
-        environ = request.environ
+        return self.serve(request.environ)
+
+    def serve(self, environ: Environ) -> Response:
+        """The same, without Flask's request."""
         received_at = time.monotonic()
         headers = request_headers(environ)
         request_id = request_id_of(environ)
@@ -117,7 +123,7 @@ class Proxy:
                 raise UnknownRoute
             check_target(target)
             caller = authenticate(headers, self._keys) if self._keys else caller_of(headers)
-            endpoint = endpoint_of(gateway.options.rules.provider, target)
+            endpoint = self._endpoint(target)
             route = endpoint.name
             admission = self._admit(caller) if self._admit is not None else None
         except GatewayError as error:
@@ -149,6 +155,17 @@ class Proxy:
         if first(answer.headers, "x-request-id") is None:
             answer.headers.append(("x-request-id", request_id))
         return PassedOn(answer.body, answer.status, answer.headers)
+
+    def _endpoint(self, target: str) -> Endpoint:
+        """Of a target that was checked; the ones seen most are remembered."""
+        found = self._endpoints.get(target)
+        if found is None:
+            found = endpoint_of(self._gateway.options.rules.provider, target)
+            if len(target) <= _LONGEST_REMEMBERED:
+                if len(self._endpoints) >= _REMEMBERED:
+                    self._endpoints.clear()
+                self._endpoints[target] = found
+        return found
 
     @staticmethod
     def _body(client: WsgiClient, endpoint: Endpoint) -> tuple[bytes, bool]:

@@ -35,6 +35,25 @@ def _without_named(kept: list[tuple[str, str]], connection: list[str]) -> list[t
     return [pair for pair in kept if pair[0].lower() not in named]
 
 
+_REMEMBERED = 512
+_LONGEST_REMEMBERED = 64
+_CONNECTION_LENGTH = len("connection")
+# Names of headers are few, and seen again with every request; values are remembered nowhere.
+_fates: dict[str, str] = {}
+_harmless: set[str] = set()
+
+
+def _fate(name: str) -> str:
+    """What becomes of a request header: its lower-case name, or "" if it ends here; remembered for a while."""
+    lower = name.lower()
+    fate = "" if lower in _REQUEST_ENDS_HERE or lower.startswith("x-forwarded-") else lower
+    if len(name) <= _LONGEST_REMEMBERED:
+        if len(_fates) >= _REMEMBERED:
+            _fates.clear()
+        _fates[name] = fate
+    return fate
+
+
 def request_headers(pairs: Pairs, drop: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
     """The pairs that go on to the upstream, in order, repeats kept, values verbatim, names in lower case.
 
@@ -44,13 +63,16 @@ def request_headers(pairs: Pairs, drop: frozenset[str] = frozenset()) -> list[tu
     """
     kept = []
     connection = []
+    known = _fates.get
     for name, value in pairs:
-        lower = name.lower()
-        if lower in _REQUEST_ENDS_HERE:
-            if lower == "connection":
+        fate = known(name)
+        if fate is None:
+            fate = _fate(name)
+        if not fate:
+            if len(name) == _CONNECTION_LENGTH and name.lower() == "connection":
                 connection.append(value)
-        elif lower not in drop and not lower.startswith("x-forwarded-"):
-            kept.append((lower, value))
+        elif fate not in drop:
+            kept.append((fate, value))
     if connection and connection != ["keep-alive"]:
         return _without_named(kept, connection)
     return kept
@@ -60,10 +82,17 @@ def response_headers(pairs: Pairs) -> list[tuple[str, str]]:
     """The pairs that go on to the client, in order, repeats kept, values verbatim."""
     kept = []
     connection = []
+    harmless = _harmless
     for pair in pairs:
-        lower = pair[0].lower()
+        name = pair[0]
+        if name in harmless:
+            kept.append(pair)
+            continue
+        lower = name.lower()
         if lower not in HOP_BY_HOP:
             kept.append(pair)
+            if len(name) <= _LONGEST_REMEMBERED and len(harmless) < _REMEMBERED:
+                harmless.add(name)
         elif lower == "connection":
             connection.append(pair[1])
     return _without_named(kept, connection) if connection else kept
@@ -71,8 +100,9 @@ def response_headers(pairs: Pairs) -> list[tuple[str, str]]:
 
 def first(pairs: Iterable[tuple[str, str]], name: str) -> str | None:
     """Value of the first header called ``name`` (lower case), or None."""
+    length = len(name)
     for key, value in pairs:
-        if key.lower() == name:
+        if len(key) == length and key.lower() == name:
             return value
     return None
 

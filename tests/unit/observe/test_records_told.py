@@ -82,9 +82,10 @@ def test_b41_many_values_at_once_are_observed_as_one_by_one(values: list[float])
         child.observe(observed)
     many.labels("x").observe_all(values)
     kept = [
-        [(s.name, s.labels, round(s.value, 6)) for s in h.collect()[0].samples if s.name != "h_created"]
+        [(s.name, s.labels, round(s.value, 6)) for metric in h.collect() for s in metric.samples]
         for h in (one, many)
     ]
+    kept = [[sample for sample in samples if sample[0] != "h_created"] for samples in kept]
     assert kept[0] == kept[1]
     assert len(kept[0]) == 6
 

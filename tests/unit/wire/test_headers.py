@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from app.wire import headers
 from app.wire.headers import HOP_BY_HOP, fault, first, request_headers, response_headers
 
 ENDS_HERE = sorted(HOP_BY_HOP | {"host", "content-length", "expect", "cookie", "forwarded", "x-forwarded-for"})
@@ -68,3 +69,20 @@ def test_header_injection_is_named_without_its_value(bad: str) -> None:
     said = fault([("ok", "fine"), ("X-Bad", bad)])
     assert "'x-bad'" in said
     assert bad not in said
+
+
+@pytest.mark.parametrize("name", ["Transfer-Encoding", "X-Forwarded-For", "X-Anything", "x" * 100])
+def test_b12_a_name_meets_the_same_fate_again(name: str) -> None:
+    pairs = ((name, "v"), ("Connection", "x-named"), ("X-Named", "1"), ("a", "b"))
+    assert request_headers(pairs) == request_headers(pairs)
+    assert response_headers(pairs) == response_headers(pairs)
+    assert ("x-anything", "v") in request_headers(pairs) or name != "X-Anything"
+
+
+def test_names_are_remembered_within_bounds() -> None:
+    """Values never: they may be secret."""
+    pairs = tuple((f"x-{number}", "secret") for number in range(2000))
+    assert len(request_headers(pairs)) == len(response_headers(pairs)) == 2000
+    assert max(len(headers._fates), len(headers._harmless)) <= headers._REMEMBERED
+    assert not any("secret" in text for text in (*headers._fates, *headers._fates.values(), *headers._harmless))
+    headers._harmless.clear()
