@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from app.bench.figures import Figures
 from app.bench.peers_figures import ROWS, Plan, faults, headers_apart, json_figures, stream_figures
 
 PLAN = Plan()
-LOAD = {
+LOAD: Figures = {
     "requests": 500,
     "rps": 100.0,
     "client_cpu_ms_per_request": 0.1,
@@ -15,7 +16,7 @@ LOAD = {
     "full_p99_ms": 4.0,
     "error_pct": 0.0,
 }
-STREAMS = {
+STREAMS: Figures = {
     "events": 20_000,
     "ttfb_p50_ms": 1.0,
     "ttfb_p99_ms": 2.0,
