@@ -18,9 +18,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from app.bench import latency, machine, servers
 from app.bench.client import Client
@@ -39,7 +40,7 @@ from app.bench.latency import SETTINGS, Target
 from app.bench.latency_figures import Sample
 from app.bench.load import HEADERS, PATH, body, on_a_loop, spread
 from app.bench.report import Report, Variant
-from app.bench.stream_rounds import allow_files, calm, cpu_s, paced
+from app.bench.stream_rounds import allow_files, calm, cpu_s, paced, pss_bytes
 from app.bench.streaming import CALLER
 from app.bench.streaming_figures import unmeasured
 from app.bench.verdict import judge
@@ -53,6 +54,57 @@ _ASKING_S = 1.0
 _FEW = 5
 _MODEL = "claude-sim-json-0ms"
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One load of short answers, as it was measured.
+
+    Attributes:
+        samples: Every request.
+        duration_s: From the first one's begin to the last one's end.
+        cpu_s: Of the process tree meanwhile; None if it could not be read.
+        pss_bytes: Of the process tree after it; None if it could not be read.
+        stats: What the simulator counted meanwhile.
+        calm: Whether the servers were idle before.
+    """
+
+    samples: Sequence[Sample]
+    duration_s: float
+    cpu_s: float | None
+    pss_bytes: int | None
+    stats: dict[str, Any]
+    calm: bool
+
+
+async def answered(
+    target: Target,
+    simulator: Running,
+    connections: int,
+    arrive: Callable[[Callable[[int], Awaitable[Sample]]], Awaitable[list[Sample]]],
+    data: Callable[[int], bytes],
+    timeout_s: float = _SETTLE_S,
+) -> Answered:
+    """Sends what ``arrive`` sends, on connections that are open before; ``data`` makes the body of each."""
+    headers = {**HEADERS, **target.headers}
+    async with Client(target.url, timeout_s=timeout_s) as client:
+        await client.open(connections)
+
+        async def send(index: int) -> Sample:
+            answer = await client.request("POST", PATH, headers, data(index))
+            return Sample(answer.status, answer.first_s - answer.sent_s, answer.latency_s)
+
+        pids = target.pids() if target.pids else []
+        still = await calm([simulator.pid, *pids])
+        gc.collect()
+        simulator.reset()
+        before_s, began_s = cpu_s(pids), time.monotonic()
+        samples = await arrive(send)
+        duration_s = time.monotonic() - began_s
+        await asyncio.sleep(_AFTER_S)
+        after_s, stats = cpu_s(pids), simulator.stats()
+        took_s = None if before_s is None or after_s is None or target.pids is None else after_s - before_s
+        return Answered(samples, duration_s, took_s, pss_bytes(pids), stats, still)
 
 
 class Bench:
@@ -109,29 +161,19 @@ class Bench:
 
     async def _slow(self, target: Target, number: int) -> None:
         """One round of slow requests."""
-        plan, simulator = self._plan, self._simulator
-        model = f"claude-sim-json-{plan.answer_ms}ms"
-        headers = {**HEADERS, **target.headers}
-        async with Client(target.url, timeout_s=_SETTLE_S + plan.answer_ms / 1000) as client:
-            await client.open(plan.slow_requests)
-
-            async def send(index: int) -> Sample:
-                data = body(model, f"slow, round {number}, request {index}")
-                answer = await client.request("POST", PATH, headers, data)
-                return Sample(answer.status, answer.first_s - answer.sent_s, answer.latency_s)
-
-            pids = target.pids() if target.pids else []
-            lacks = [] if await calm([simulator.pid, *pids]) else ["the servers were still busy when it began"]
-            gc.collect()
-            simulator.reset()
-            before_s, began_s = cpu_s(pids), time.monotonic()
-            samples = await spread(plan.slow_requests, plan.spread_s, send)
-            duration_s = time.monotonic() - began_s
-            await asyncio.sleep(_AFTER_S)
-            after_s, stats = cpu_s(pids), simulator.stats()
-        took_s = None if before_s is None or after_s is None else after_s - before_s
-        lacks += slow_faults(samples, plan, sum(stats["requests"].values()))
-        self._add(self.slow, slow_figures(samples, duration_s, took_s, stats["max_open_streams"]), lacks)
+        plan, model = self._plan, f"claude-sim-json-{self._plan.answer_ms}ms"
+        one = await answered(
+            target,
+            self._simulator,
+            plan.slow_requests,
+            lambda send: spread(plan.slow_requests, plan.spread_s, send),
+            lambda index: body(model, f"slow, round {number}, request {index}"),
+            _SETTLE_S + plan.answer_ms / 1000,
+        )
+        lacks = [] if one.calm else ["the servers were still busy when it began"]
+        lacks += slow_faults(one.samples, plan, sum(one.stats["requests"].values()))
+        most = one.stats["max_open_streams"]
+        self._add(self.slow, slow_figures(one.samples, one.duration_s, one.cpu_s, most), lacks)
 
     def _workers(self) -> None:
         """The same load to one worker and to two."""
