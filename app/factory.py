@@ -84,20 +84,20 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     app.register_error_handler(404, failed)
     app.register_error_handler(405, failed)
+
     def unexpected(error: Exception) -> Any:
         from flask import request
 
         return _unexpected(assembly, error, request.environ)
 
-    def direct(environ: dict[str, Any]) -> Any:
-        try:
-            return assembly.proxy.serve(environ)
-        except Exception as error:  # noqa: BLE001 - the rim, as Flask's error handler is
-            return _unexpected(assembly, error, environ)
-
     app.register_error_handler(Exception, unexpected)
     app.extensions["penstock"] = assembly
-    app.lead(direct, "native", (path for path, _, _ in pages))
+    app.lead(
+        "native",
+        lambda environ: assembly.proxy.serve(environ),
+        lambda error, environ: _unexpected(assembly, error, environ),
+        (path for path, _, _ in pages),
+    )
     return app
 
 

@@ -38,21 +38,28 @@ class DirectFlask(Flask):
     """
 
     _direct: Callable[[Environ], Any] | None = None
+    _failed: Callable[[Exception, Environ], Any]
     _view: Any = None
     _endpoint = ""
     _elsewhere: frozenset[str] = frozenset()
 
-    def lead(self, direct: Callable[[Environ], Any], endpoint: str, elsewhere: Iterable[str]) -> None:
+    def lead(
+        self,
+        endpoint: str,
+        direct: Callable[[Environ], Any],
+        failed: Callable[[Exception, Environ], Any],
+        elsewhere: Iterable[str],
+    ) -> None:
         """Take the shorter way from now on.
 
         Args:
-            direct: Makes the response to an environ as the view of ``endpoint`` answers the request.
-            endpoint: Whose view that is.
+            endpoint: Of the data plane's view.
+            direct: Makes the response to an environ as that view makes it of Flask's request.
+            failed: Makes the response where it raised, as the application's handler for exceptions does.
             elsewhere: Paths below the data plane's that are somebody else's.
         """
-        self._direct = direct
-        self._endpoint = endpoint
-        self._view = self.view_functions[endpoint]
+        self._direct, self._failed = direct, failed
+        self._endpoint, self._view = endpoint, self.view_functions[endpoint]
         self._elsewhere = frozenset(elsewhere)
 
     def add_url_rule(self, *args: Any, **kwargs: Any) -> None:
@@ -66,7 +73,11 @@ class DirectFlask(Flask):
         if direct is not None:
             path = environ.get("PATH_INFO", "")
             if path.startswith(_PREFIXES) and path not in self._elsewhere and not self._watched():
-                answered: Iterable[bytes] = direct(environ)(environ, start_response)
+                try:
+                    response = direct(environ)
+                except Exception as error:  # noqa: BLE001 - the rim, as Flask's own handler of exceptions is
+                    response = self._failed(error, environ)
+                answered: Iterable[bytes] = response(environ, start_response)
                 return answered
         return super().wsgi_app(environ, start_response)
 
