@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Final
 
 from app.bench.against import Against
@@ -42,7 +41,7 @@ class Wish:
     """What the whole suite is told.
 
     Attributes:
-        quick: Small sizes and three rounds: a look, not a figure to quote.
+        quick: Small sizes and few rounds: a look, not a figure to quote.
         rounds: Instead of each part's own number; None keeps that.
         against: Gateways that run already.
         simulator: One that runs already.
@@ -158,9 +157,12 @@ def _streaming(wish: Wish) -> Part:
 
 
 def _concurrent(wish: Wish) -> Part:
-    bench, figures = import_module("app.bench.concurrent"), import_module("app.bench.concurrent_figures")
-    plan = figures.Plan(**wish.sizes({}))
-    return Part("concurrent", lambda say: bench.run(plan, say), bench.steps(plan))
+    from app.bench.concurrent import run, steps
+    from app.bench.concurrent_figures import Plan
+
+    small = {"streams": 200, "hold_ms": 1000, "slow_requests": 200, "answer_ms": 500, "starts": 3}
+    plan = Plan(**wish.sizes({**small, "requests": 1000, "rounds": 1}))
+    return Part("concurrent", lambda say: run(plan, say), steps(plan))
 
 
 def _storm(wish: Wish) -> Part:
