@@ -72,6 +72,12 @@ class Lab:
                 return stats
             await asyncio.sleep(0.01)
 
+    async def when(self, condition: Callable[[], object], limit_s: float = 10.0) -> None:
+        """Wait for something on our side."""
+        async with asyncio.timeout(limit_s):
+            while not condition():
+                await asyncio.sleep(0.01)
+
 
 async def read_all(inbound: Inbound) -> bytes:
     """The whole body."""
@@ -82,6 +88,7 @@ async def read_all(inbound: Inbound) -> bytes:
 
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+_abandoned: list[asyncio.AbstractEventLoop] = []
 
 
 @pytest.fixture
@@ -93,7 +100,17 @@ def run() -> Run:
             async with asyncio.timeout(LIMIT_S):
                 await work()
 
-        uvloop.run(limited())
+        loop = uvloop.new_event_loop()
+        try:
+            loop.run_until_complete(limited())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        except BaseException:
+            _abandoned.append(
+                loop
+            )  # closing it would wait for the connections a failed test leaves open, for ever
+            raise
+        loop.close()
 
     return runner
 

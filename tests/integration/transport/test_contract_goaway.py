@@ -27,9 +27,11 @@ def test_goaway_in_the_middle_loses_nothing(lab: Any, run: Any, read: Read, stre
             for _ in range(2):
                 model = "stream-16x20ms" if streaming else "json-320ms"
                 siblings = [asyncio.create_task(one(model)) for _ in range(8)]
-                await asyncio.sleep(0.15)
+                await lab.until(lambda seen: seen["open_streams"] == 8)
+                told = lab.sim.stats()["goaways_sent"]
                 leaver = asyncio.create_task(one("goaway-3"))
-                await asyncio.sleep(0.1)
+                await lab.until(lambda seen, told=told: not seen["h2_sessions"] or seen["goaways_sent"] > told)
+                await asyncio.sleep(0.05)  # what was sent is read
                 later = [asyncio.create_task(one(model)) for _ in range(4)]
                 for body in await asyncio.gather(leaver, *siblings, *later):
                     assert b"message_stop" in body if streaming else b"end_turn" in body
@@ -43,7 +45,7 @@ def test_goaway_before_processing_is_told_apart(lab: Any, run: Any, read: Read) 
             siblings = [
                 asyncio.create_task(pool.send(lab.message("json-300ms"), streaming=False)) for _ in range(4)
             ]
-            await asyncio.sleep(0.15)
+            await lab.until(lambda seen: seen["open_streams"] == 4)
             before = sum(lab.sim.stats()["requests"].values())
             with pytest.raises(NotProcessed):
                 await pool.send(lab.message("goaway-now"), streaming=False)
@@ -78,7 +80,8 @@ def test_a_connection_closed_while_idle_is_no_error(lab_with: Any, run: Any, rea
                 answer = await pool.send(lab.message("json-0ms", stream=streaming), streaming=streaming)
                 assert answer.status == 200
                 await read(answer)
-                await asyncio.sleep(0.35)
+                await lab.until(lambda seen: seen["open_connections"] <= 1)  # the one that asks
+                await asyncio.sleep(0.15)
             assert lab.sim.stats()["tls_handshakes"] == 3
 
     run(work)
