@@ -30,7 +30,6 @@ from app.bench.against import Against
 from app.bench.client import Client
 from app.bench.figures import Figures
 from app.bench.latency_figures import (
-    AIMS,
     ROWS,
     Met,
     Plan,
@@ -222,8 +221,8 @@ def run(plan: Plan, say: Say, against: Sequence[Against] = (), simulator: Runnin
         on_a_loop(bench.measure())
     settings = {**asdict(plan), "against": [one.url for one in against]}
     variants = list(bench.variants.values())
-    judged = judge(AIMS, {variant.name: variant.rounds for variant in variants})
-    return Report("latency", plan.title(), settings, ROWS, variants, judged, bench.faults)
+    judged = judge(plan.aims(), {variant.name: variant.rounds for variant in variants})
+    return Report("latency", plan.title(), settings, ROWS, variants, judged, bench.faults, plan.notes())
 
 
 def steps(plan: Plan, against: int = 0) -> int:

@@ -16,6 +16,7 @@ from app.bench.chart import Bar, chart
 from app.bench.figures import median_of
 from app.bench.report import Report, Row, Variant
 from app.bench.table import shown
+from app.bench.verdict import enough, in_words
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5f6d7c; --line: #d5dbe1; --bar: #2f6f9f; --bad: #a4262c;
@@ -102,8 +103,8 @@ def _aims(report: Report) -> str:
     for one in report.judged:
         row = rows[one.aim.figure]
         cells = [row.words, words[one.aim.variant], one.aim.over, one.aim.text()]
-        cells += [shown(one.value, row.unit, row.digits), "met" if one.met else "missed"]
-        mark = "" if one.met else ' class="bad"'
+        cells += [shown(one.value, row.unit, row.digits), in_words(one, report.judged)]
+        mark = "" if enough(one, report.judged) else ' class="bad"'
         lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return f"<table>{''.join(lines)}</table>"
 

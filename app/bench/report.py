@@ -12,7 +12,7 @@ from typing import Any
 from app.bench.bootstrap import intervals
 from app.bench.figures import Figures, median_of
 from app.bench.table import NOTHING, shown, table
-from app.bench.verdict import Judged
+from app.bench.verdict import Judged, in_words, reached
 
 FORMAT = 1
 
@@ -75,8 +75,8 @@ class Report:
 
     @property
     def reached(self) -> bool:
-        """Whether every aim is met."""
-        return all(one.met for one in self.judged)
+        """Whether every aim is met, or one that would do instead."""
+        return reached(self.judged)
 
     def text(self) -> str:
         """Title, figures, aims, notes."""
@@ -98,9 +98,9 @@ class Report:
         lines = []
         for one in self.judged:
             aim, row = one.aim, rows[one.aim.figure]
-            reached = shown(one.value, row.unit, row.digits)
-            verdict = "met" if one.met else "missed"
-            lines.append([row.words, words[aim.variant], aim.over, aim.text(), reached, verdict])
+            value = shown(one.value, row.unit, row.digits)
+            verdict = in_words(one, self.judged)
+            lines.append([row.words, words[aim.variant], aim.over, aim.text(), value, verdict])
         return lines
 
     def json(self, machine: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Aim:
         relation: Which side of ``bound`` is good; the bound itself is.
         bound: In the figure's unit.
         over: ``median`` of the rounds, or the ``worst`` of them: for what may not happen even once.
+        either: Of the aims with the same word here, one has to be met; empty: this one.
     """
 
     variant: str
@@ -29,6 +30,7 @@ class Aim:
     relation: Literal["<=", ">="]
     bound: float
     over: Literal["median", "worst"] = "median"
+    either: str = ""
 
     def value(self, rounds: Sequence[Mapping[str, float | None]]) -> float | None:
         """The figure that is held against the bound."""
@@ -59,6 +61,7 @@ class Judged:
     def row(self) -> dict[str, object]:
         """As the results file has it."""
         aim = self.aim
+        group: dict[str, object] = {"either": aim.either} if aim.either else {}
         return {
             "variant": aim.variant,
             "figure": aim.figure,
@@ -67,6 +70,7 @@ class Judged:
             "bound": aim.bound,
             "value": self.value,
             "met": self.met,
+            **group,
         }
 
 
@@ -77,3 +81,20 @@ def judge(aims: Sequence[Aim], variants: Mapping[str, Sequence[Mapping[str, floa
         value = aim.value(variants[aim.variant])
         found.append(Judged(aim, value, aim.met_by(value)))
     return found
+
+
+def reached(judged: Sequence[Judged]) -> bool:
+    """Whether every aim is met, or another one that would do instead."""
+    return all(enough(one, judged) for one in judged)
+
+
+def enough(one: Judged, judged: Sequence[Judged]) -> bool:
+    """Whether ``one`` is met, or another of ``judged`` that would do instead."""
+    return one.met or any(other.met for other in judged if one.aim.either and other.aim.either == one.aim.either)
+
+
+def in_words(one: Judged, judged: Sequence[Judged]) -> str:
+    """The outcome of ``one`` as a table shows it."""
+    if one.met:
+        return "met"
+    return "missed, the other met" if enough(one, judged) else "missed"

@@ -8,7 +8,6 @@ import pytest
 
 from app.bench.figures import Figures
 from app.bench.latency_figures import (
-    AIMS,
     ROWS,
     Met,
     Plan,
@@ -58,7 +57,7 @@ def test_the_figures_of_a_round() -> None:
 def test_only_known_figures_are_shown_and_aimed_at() -> None:
     known = {*figures(WHOLE), *compared({}, {}, {}, same_upstream=True)}
     assert {row.figure for row in ROWS} == known
-    assert {aim.figure for aim in AIMS} <= known
+    assert {aim.figure for aim in Plan().aims()} <= known
 
 
 def test_failures_count_as_errors_and_not_as_latency() -> None:
@@ -186,3 +185,13 @@ def test_a_plan_in_words() -> None:
     assert "model m;" in Plan(model="m").title()
     assert (Plan(answer_ms=7).asked, Plan(answer_ms=7, model="m").asked) == ("claude-sim-json-7ms", "m")
     assert [Plan(requests=n, concurrency=c).warm_up for n, c in ((50, 4), (900, 4), (900, 100))] == [50, 200, 400]
+
+
+def test_the_floors_bound_is_for_the_floors_workers() -> None:
+    assert [aim.figure for aim in Plan().aims()] == ["floor_ratio", "error_pct"]
+    assert [aim.figure for aim in Plan(worker_class="gthread").aims()] == ["error_pct"]
+
+
+def test_a_crowd_is_told_what_it_waits_for() -> None:
+    assert "--concurrency 1" in Plan().notes()[0]
+    assert Plan(concurrency=1).notes() == Plan(answer_ms=50).notes() == ()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from app.bench.verdict import Aim, judge
+from app.bench.verdict import Aim, in_words, judge, reached
 
 ROUNDS: list[Mapping[str, float | None]] = [{"a": 1.0}, {"a": 5.0}, {"a": 2.0}]
 
@@ -52,3 +52,27 @@ def test_what_was_not_measured_meets_nothing(
 def test_a_bound_in_words() -> None:
     assert Aim("v", "a", "<=", 1.15).text() == "≤ 1.15"
     assert Aim("v", "a", ">=", 99.9).text() == "≥ 99.9"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words", "all_of_it"),
+    [
+        ((1, 1), ["met", "met"], True),
+        ((1, 0), ["met", "missed, the other met"], True),
+        ((0, 1), ["missed, the other met", "met"], True),
+        ((0, 0), ["missed", "missed"], False),
+    ],
+)
+def test_of_two_aims_one_may_be_enough(bounds: tuple[float, float], words: list[str], all_of_it: bool) -> None:
+    aims = [Aim("v", "a", "<=", bound, either="cost") for bound in bounds]
+    other = Aim("v", "a", "<=", 1)
+    judged = judge([*aims, other], {"v": [{"a": 1.0}]})
+    assert [in_words(one, judged) for one in judged] == [*words, "met"]
+    assert reached(judged) is all_of_it
+    assert [one.row().get("either") for one in judged] == ["cost", "cost", None]
+
+
+def test_an_aim_of_its_own_has_no_stand_in() -> None:
+    judged = judge([Aim("v", "a", "<=", 0), Aim("v", "a", "<=", 1)], {"v": [{"a": 1.0}]})
+    assert not reached(judged)
+    assert in_words(judged[0], judged) == "missed"
