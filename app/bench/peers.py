@@ -29,7 +29,7 @@ from app.bench.latency_figures import Met, Sample, Usage, compared, order
 from app.bench.load import HEADERS, PATH, body, closed, on_a_loop, spread
 from app.bench.peers_figures import ROWS, Plan, faults, json_figures, stream_figures
 from app.bench.peers_probe import Place, probe
-from app.bench.peers_scripts import KEY, PEERS, Found, PeerError, prepare, started
+from app.bench.peers_scripts import KEY, PEERS, Found, PeerError, headers, prepare, started
 from app.bench.report import Report, Variant
 from app.bench.stream_client import Streamed, Streams, stream_body
 from app.simulator.running import Running
@@ -149,13 +149,13 @@ class Bench:
     async def _closed(self, column: Column, count: int, text: str) -> latency_figures.Round:
         """One closed load of ``count`` requests, no two alike."""
         target = column.target
-        headers = {**HEADERS, **target.headers}
+        sent = {**HEADERS, **target.headers}
 
         async with Client(target.url, target.ca_path, _TIMEOUT_S) as client:
 
             async def send(index: int) -> Sample:
                 data = body(self.plan.model, f"{target.name}, {text}, request {index}")
-                answer = await client.request("POST", PATH, headers, data)
+                answer = await client.request("POST", PATH, sent, data)
                 return Sample(answer.status, answer.first_s - answer.sent_s, answer.latency_s)
 
             await client.open(min(self.plan.concurrency, count))
@@ -294,7 +294,7 @@ def _peer(
     if not fault:
         try:
             server = stack.enter_context(started(name, cache, upstream, folder))
-            target = Target(name, words, server.url, server.pids, headers={"x-api-key": KEY})
+            target = Target(name, words, server.url, server.pids, headers=headers(name, upstream))
         except PeerError as error:
             fault = f"it does not start: {error}"
     return Column(target, Variant(name, words), fault=fault)

@@ -30,6 +30,7 @@ PEERS: Final = {
     "starlette_h1": "the same, HTTP/1.1",
     "flask": "Flask + requests",
     "litellm": "LiteLLM",
+    "portkey": "Portkey",
 }
 """Name of the script -> words."""
 KEY: Final = "sk-bench"
@@ -55,16 +56,23 @@ class Found:
     fault: str = ""
 
 
+def headers(name: str, upstream: Running) -> dict[str, str]:
+    """What a peer's callers send besides: their key, and, for Portkey, where to."""
+    found = {"x-api-key": KEY}
+    if name == "portkey":
+        found |= {"x-portkey-provider": "anthropic", "x-portkey-custom-host": f"{upstream.tls_url}/v1"}
+    return found
+
+
 class Server(servers.Process):
     """A peer's script, which has become the server."""
 
-    def wait_until_it_serves(self) -> None:
-        """Returns once a request is answered.
+    def wait_until_it_serves(self, place: Place) -> None:
+        """Returns once a request to ``place`` is answered.
 
         Raises:
             PeerError: It ended, or took too long.
         """
-        place = Place(self.url, {"x-api-key": KEY})
         deadline_s = time.monotonic() + _READY_S
         while not serves(place):
             code = self._process.poll()
@@ -127,7 +135,7 @@ def started(name: str, cache: Path, upstream: Running, folder: Path) -> Iterator
     server = Server(name, command, servers.plain_environment() | {"PEER_KEY": KEY}, folder / f"{name}.log")
     server.port = port
     try:
-        server.wait_until_it_serves()
+        server.wait_until_it_serves(Place(server.url, headers(name, upstream)))
         yield server
     finally:
         server.stop()

@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,9 +20,11 @@ _NAMES: Final = {
     "starlette_h1": "Starlette + httpx, HTTP/1.1",
     "flask": "Flask + requests, gevent",
     "litellm": "LiteLLM",
+    "portkey": "Portkey",
 }
 _NOT_PEERS: Final = ("direct", "floor", OURS)
 _NOTHING: Final = "–"
+_ROUND: Final = re.compile(r"^round \d+: ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +185,13 @@ def _notes(peers: Mapping[str, Mapping[str, Any]]) -> str:
         "gunicorn, gevent and Flask with a constant answer."
     )
     lines = [f"{text} Versions: {'; '.join(versions)}." if versions else text]
-    lines += [f"{_NAMES.get(name, name)}: {fault}." for name, one in peers.items() for fault in one["faults"]]
+    lines += [f"{_NAMES.get(name, name)}: {fault}." for name, one in peers.items() for fault in _faults(one)]
     return "\n".join(lines)
+
+
+def _faults(peer: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a peer, each once, however many rounds it spoilt."""
+    return list(dict.fromkeys(_ROUND.sub("", fault) for fault in peer["faults"]))
 
 
 def _lost(medians: Mapping[str, Figures]) -> list[str]:

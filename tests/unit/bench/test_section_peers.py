@@ -132,6 +132,17 @@ def test_a_peer_with_a_fault_is_named() -> None:
     assert "Versions: ." not in found
 
 
+def test_what_failed_in_every_round_is_said_once() -> None:
+    faults = [
+        "round 1: 2 % of the requests failed",
+        "round 2: 2 % of the requests failed",
+        "round 3: it went away",
+    ]
+    found = text({"litellm": {}}, {"litellm": {"version": "litellm 1", "faults": faults}})
+    assert found.count("LiteLLM: ") == 2
+    assert "LiteLLM: 2 % of the requests failed.\nLiteLLM: it went away." in found
+
+
 def test_the_section_has_it_and_says_how_to_make_it() -> None:
     whole = markdown(collected({"peers.json": peers({"nginx": dict(OURS)})}))
     assert "| nginx | 0.50 (2.50) |" in whole
