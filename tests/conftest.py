@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 PROCESSES = 4
+_LARGE = {"tests", "tests/e2e", "tests/integration", "tests/unit"}
 _figures: list[str] = []
 
 # How long an example takes says how busy the machine is, nothing about what is tested.
@@ -21,9 +22,8 @@ settings.load_profile("steady")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """``-n auto``: what folders hold is shared out, single files and tests are not worth it."""
-    single = all(".py" in argument for argument in config.args)
-    return 0 if single else PROCESSES
+    """``-n auto``: the whole suite is shared out, and its large parts; for less it is not worth it."""
+    return PROCESSES if any(argument.rstrip("/") in _LARGE for argument in config.args) else 0
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
