@@ -103,8 +103,9 @@ class H2Connection(Receiver):
 
     @property
     def has_room(self) -> bool:
-        """A stream can be opened now."""
-        return not self.draining and self.in_flight < self.max_streams and not self.line.waiting
+        """A stream can be opened now, so it is ``usable`` too."""
+        line = self.line
+        return not (self.draining or line.waiting) and len(self.streams) + line.promised < self.max_streams
 
     @property
     def in_flight(self) -> int:
@@ -115,18 +116,14 @@ class H2Connection(Receiver):
         """Send a request; call only while ``usable``. A ``body`` of None follows piece by piece (``queue``)."""
         stream_id = self.next_id
         self.next_id = stream_id + 2
-        self.draining = self.draining or stream_id >= LAST_ID
-        out = self.out
+        if stream_id >= LAST_ID:
+            self.draining = True
         self.streams[stream_id] = stream
-        stream.opened(self, stream_id)
-        out.opened_id = stream_id
+        stream.home, stream.stream_id = self, stream_id
         if self.table_off:
             block, self.table_off = self.table_off + block, b""
-        out.push(h2.headers(stream_id, block, body == b"", out.frame_size))
-        if body == b"":
-            return
-        if body is not None and out.fits(len(body)):
-            out.push_whole(stream_id, body)
+        out = self.out
+        if out.open(stream_id, block, body):
             return
         stream.body = Body(stream_id, out.initial_window, _nothing)
         if body is not None:
@@ -156,7 +153,7 @@ class H2Connection(Receiver):
 
     def over(self, stream: H2Stream) -> None:
         """The answer is whole; a request that is not needs no rest (section 8.1)."""
-        if stream.stop_sending():
+        if stream.body is not None and stream.stop_sending():
             self.out.push(h2.rst_stream(stream.stream_id, h2.CANCEL))
         self._forget(stream)
 
@@ -167,10 +164,12 @@ class H2Connection(Receiver):
 
     def _forget(self, stream: H2Stream) -> None:
         del self.streams[stream.stream_id]
-        stream.stop_sending()
+        if stream.body is not None:  # as long as it is sent, by a feed or without
+            stream.stop_sending()
         if not self.streams:
             self.idle_since = self.loop.time()
-            self._close_if_drained()
+            if self.draining:
+                self._close_if_drained()
         if self.line.waiting:
             self.admit()
 

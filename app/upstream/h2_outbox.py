@@ -22,6 +22,7 @@ from app.wire.h2_frames import (
     END_STREAM,
     HEADER,
     MAX_WINDOW,
+    headers,
 )
 
 TURN_BYTES = 262_144
@@ -115,21 +116,22 @@ class Outbox:
         self.sent_id = self.opened_id
         transport.write(data)
 
-    def fits(self, size: int) -> bool:
-        """A new stream may send ``size`` bytes in one frame at once."""
-        return (
-            size <= self.initial_window
-            and size <= self.window
-            and size <= self.frame_size
-            and not self.full
-            and not self._line
-        )
+    def open(self, stream_id: int, block: bytes, body: bytes | None) -> bool:
+        """Send a new stream's HEADERS, and its body where that is there and may go in one frame at once.
 
-    def push_whole(self, stream_id: int, body: bytes) -> None:
-        """The whole body of a new stream, where it ``fits``, and its end."""
+        Returns:
+            Whether the request is whole; else the body is to be queued.
+        """
+        self.opened_id = stream_id
+        self.push(headers(stream_id, block, body == b"", self.frame_size))
+        if not body:
+            return body is not None
         size = len(body)
+        if self.full or self._line or size > min(self.initial_window, self.window, self.frame_size):
+            return False
         self.window -= size
-        self.push(HEADER.pack(size << 8 | DATA, END_STREAM, stream_id) + body)
+        self._frames.append(HEADER.pack(size << 8 | DATA, END_STREAM, stream_id) + body)
+        return True
 
     def queue(self, body: Body, data: bytes, last: bool) -> None:
         """Send ``data`` as windows open; ``body.taken`` is called when it is framed."""

@@ -121,11 +121,12 @@ class Receiver(asyncio.Protocol):
                 if end > total:
                     break
                 at = end
+                kind = word & 0xFF
                 try:
-                    if word & 0xFF == h2.DATA:
+                    if kind == h2.DATA:
                         self._on_data(flags, stream_id & h2.MAX_WINDOW, data[start:end])
                     else:
-                        self._on_other(word & 0xFF, flags, stream_id & h2.MAX_WINDOW, data[start:end])
+                        self._on_other(kind, flags, stream_id & h2.MAX_WINDOW, data[start:end])
                 except h2.StreamFault as fault:
                     self._reset(stream_id & h2.MAX_WINDOW, fault)
         except h2.ConnectionFault as fault:
@@ -143,7 +144,8 @@ class Receiver(asyncio.Protocol):
             self._credit = CONNECTION_WINDOW
         if flags & h2.PADDED:
             payload = h2.unpadded(h2.PADDED, payload)
-        if not payload and not flags & h2.END_STREAM:
+        end = flags & h2.END_STREAM != 0
+        if not payload and not end:
             self._count_empty()
         if self._partial:
             raise h2.ConnectionFault(h2.PROTOCOL_ERROR, "A header block was interrupted.")
@@ -151,7 +153,6 @@ class Receiver(asyncio.Protocol):
         if stream is None:
             self._check_known(stream_id)
             return
-        end = flags & h2.END_STREAM != 0
         stream.on_data(payload, size, end)
         if end:
             self.over(stream)

@@ -17,13 +17,15 @@ import asyncio
 from typing import Protocol
 
 from app.upstream.h2_outbox import Body
-from app.upstream.transport_base import Inbound
+from app.upstream.transport_base import Inbound, Source
 from app.wire.h2_decode import BAD, Pair
 from app.wire.h2_frames import CANCEL, FLOW_CONTROL_ERROR, PROTOCOL_ERROR, StreamFault
+from app.wire.headers import first
 
 WINDOW = 65_535
 REFILL = 32_768
 _UNKNOWN = 1 << 62
+_OK = (":status", "200")
 _NO_BODY = frozenset({204, 304})
 _FORBIDDEN = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 
@@ -63,18 +65,24 @@ class Home(Protocol):
 class H2Stream(Inbound):
     """One exchange.
 
+    Args:
+        loop: The loop it lives on.
+        method: Of the request.
+
     Attributes:
+        home: Its connection; None before it was opened.
         stream_id: Its number; 0 before it was opened.
         head: Done when the response head came, or the stream failed.
         error: Why it failed; what had come before can still be read.
         body: What is left of the request's body to send.
         feed: The task that reads an upload's source.
+        source: Of an upload.
     """
 
     __slots__ = (
         "_chunks",
         "_consumed",
-        "_home",
+        "_known",
         "_left",
         "_loop",
         "_no_body",
@@ -85,13 +93,22 @@ class H2Stream(Inbound):
         "error",
         "feed",
         "head",
+        "home",
+        "source",
         "stream_id",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, method: str) -> None:
-        super().__init__(0, [], "HTTP/2")
+        self.status = 0  # what ``Inbound`` sets, without the call
+        self.headers = []
+        self.http_version = "HTTP/2"
+        self.connection = ""
+        self._closed = False
+        self._ended = False
+        self._slot = None
         self._loop = loop
-        self._home: Home | None = None
+        self._known: dict[str, str] | None = None
+        self.home: Home | None = None
         self._no_body = method == "HEAD"
         self._chunks: list[bytes] = []
         self._reader: asyncio.Future[None] | None = None
@@ -104,13 +121,9 @@ class H2Stream(Inbound):
         self.error: H2Failure | None = None
         self.body: Body | None = None
         self.feed: asyncio.Task[None] | None = None
+        self.source: Source | None = None
 
     # --- what the connection tells
-
-    def opened(self, home: Home, stream_id: int) -> None:
-        """It has a number."""
-        self._home = home
-        self.stream_id = stream_id
 
     def on_head(self, fields: list[Pair], end: bool) -> None:
         """A header block: an interim head, the head, or trailers (RFC 9113 section 8.1).
@@ -123,13 +136,15 @@ class H2Stream(Inbound):
                 raise StreamFault(PROTOCOL_ERROR, "A second head.")
             self.on_end()
             return
-        status = _status(fields)
+        status = 200 if fields and fields[0] == _OK else _status(fields)
         if status < 200:
             if end or status == 101:
                 raise StreamFault(PROTOCOL_ERROR, "An interim head that ends the answer.")
             return
         rest = fields[1:]
-        self._left = _length(rest, self._no_body or status in _NO_BODY)
+        known = dict(rest)
+        self._left = _length(rest, known, self._no_body or status in _NO_BODY)
+        self._known = known if len(known) == len(rest) else None
         self.headers = rest
         self.status = status
         if not self.head.done():
@@ -205,24 +220,35 @@ class H2Stream(Inbound):
         """The exception its reader gets for ``error``, ready to be raised."""
         return error
 
+    def field(self, name: str) -> str | None:
+        """See ``Inbound``; names are in lower case here (RFC 9113 section 8.2.1)."""
+        return self._known.get(name) if self._known is not None else first(self.headers, name)
+
+    def take(self) -> bytes:
+        """See ``Inbound``; with the last byte the answer is over."""
+        chunks = self._chunks
+        piece = b""
+        if chunks:
+            piece = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            chunks.clear()
+            if not self._whole:
+                self._read(len(piece))
+                return piece
+        if self._whole and self.error is None and not self._ended:
+            self._finish()
+        return piece
+
     async def __anext__(self) -> bytes:
         """See ``Inbound``; cancelled while it waits, the stream is reset."""
         while True:
             if self._closed:
                 raise StopAsyncIteration
-            chunks = self._chunks
-            if chunks:
-                piece = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                chunks.clear()
-                if not self._whole:
-                    self._read(len(piece))
+            if piece := self.take():
                 return piece
             if self.error is not None:
                 self._finish()
                 raise self.failure(self.error)
-            if self._whole or self._ended:
-                if not self._ended:
-                    self._finish()
+            if self._ended:
                 raise StopAsyncIteration
             self._reader = self._loop.create_future()
             try:
@@ -234,16 +260,16 @@ class H2Stream(Inbound):
 
     def _read(self, size: int) -> None:
         self._consumed += size
-        if self._consumed >= REFILL and self._home is not None and self.error is None:
+        if self._consumed >= REFILL and self.home is not None and self.error is None:
             self._window += self._consumed
-            self._home.refill(self.stream_id, self._consumed)
+            self.home.refill(self.stream_id, self._consumed)
             self._consumed = 0
 
     def abandon(self) -> None:
         """Nobody wants it any more: reset and forgotten unless it is over. Never waits."""
         self._chunks.clear()
-        if self._home is not None and self.error is None:
-            self._home.let_go(self, CANCEL)
+        if self.home is not None and self.error is None:
+            self.home.let_go(self, CANCEL)
         if not self._whole and self.error is None:
             self.error = Broken("The reader left.")
         self._finish()
@@ -263,9 +289,8 @@ def _status(fields: list[Pair]) -> int:
     return int(value)
 
 
-def _length(fields: list[Pair], no_body: bool) -> int:
+def _length(fields: list[Pair], known: dict[str, str], no_body: bool) -> int:
     """Bytes the body must have; refuses what RFC 9113 section 8.2 calls malformed."""
-    known = dict(fields)
     if "" in known or ":status" in known or not _FORBIDDEN.isdisjoint(known):
         raise StreamFault(PROTOCOL_ERROR, "A malformed header.")
     length = known.get("content-length")

@@ -26,7 +26,7 @@ from typing import Protocol
 import httpx
 
 from app.exchange import Headers, Outbound
-from app.wire.headers import HOP_BY_HOP
+from app.wire.headers import HOP_BY_HOP, first
 
 Pairs = list[tuple[str, str]]
 
@@ -82,6 +82,19 @@ class Inbound:
         """The reader says that it cannot take more for now (True), or that it can again (False)."""
         if self._slot is not None:
             self._slot.stalled(waiting)
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to be read, nor to be let go."""
+        return self._ended
+
+    def take(self) -> bytes:
+        """What of the body waits to be read; empty where that takes an ``anext``, or nothing does."""
+        return b""
+
+    def field(self, name: str) -> str | None:
+        """Value of the first header called ``name`` (lower case), or None."""
+        return first(self.headers, name)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -66,11 +66,7 @@ _RAISED: tuple[tuple[type[H2Failure], type[httpx.TransportError]], ...] = (
 class H2Inbound(H2Stream):
     """An answer of this transport."""
 
-    __slots__ = ("source",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, method: str) -> None:
-        super().__init__(loop, method)
-        self.source: Source | None = None
+    __slots__ = ()
 
     def failure(self, error: H2Failure) -> Exception:
         """The httpx exception for ``error``; an upload's own failure as it was."""
@@ -260,14 +256,9 @@ class H2Transport(httpx.AsyncBaseTransport):
         if outbound.origin != self.origin:
             raise httpx.LocalProtocolError("The request is for another origin.")
         block = self._block(outbound)
-        while True:
-            connection = self._connection
-            if connection is None or not connection.usable:
-                connection = await self._connected()
-                if not connection.usable:  # as good as none; asking again and again would be a storm
-                    raise httpx.ConnectError(f"A new connection was closed at once: {connection.why}")
-            if connection.has_room or await connection.room():
-                break
+        connection = self._connection
+        if connection is None or not connection.has_room:
+            connection = await self._with_room()
         stream = H2Inbound(connection.loop, outbound.method)
         stream.connection = "new" if self._fresh else "reused"
         self._fresh = False
@@ -287,6 +278,17 @@ class H2Transport(httpx.AsyncBaseTransport):
             error = stream.error or Broken("No answer.")
             raise stream.failure(error)
         return stream
+
+    async def _with_room(self) -> H2Connection:
+        """A connection on which a stream is to be opened at once."""
+        while True:
+            connection = self._connection
+            if connection is None or not connection.usable:
+                connection = await self._connected()
+                if not connection.usable:  # as good as none; asking again and again would be a storm
+                    raise httpx.ConnectError(f"A new connection was closed at once: {connection.why}")
+            if connection.has_room or await connection.room():
+                return connection
 
     def _block(self, outbound: Outbound) -> bytes:
         body = outbound.body

@@ -1,8 +1,9 @@
 """Request heads as HPACK blocks, stateless: every header is a literal that enters no table (RFC 7541 section 6.2).
 
 A header that is sent again and again costs one dictionary look-up. Credentials are never-indexed literals
-(section 7.1.3) and are remembered nowhere. The encoder writes into no table; a peer that allows a table smaller
-than the default asks for one ``TABLE_OFF`` in front of the next block (section 4.2), and never again.
+(section 7.1.3); their names are remembered, their values nowhere. The encoder writes into no table; a peer that
+allows a table smaller than the default asks for one ``TABLE_OFF`` in front of the next block (section 4.2), and
+never again.
 
     rule            source
     lower-case      RFC 9113 section 8.2.1
@@ -16,10 +17,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 from hpack.table import HeaderTable
 
 from app.wire.headers import HOP_BY_HOP
+
+T = TypeVar("T")
 
 _PIECES = 2048
 _LONGEST_REMEMBERED = 512
@@ -63,20 +67,28 @@ def integer(value: int, prefix_bits: int, first: int) -> bytes:
     return bytes(out)
 
 
+def _head(name: str, *, never: bool = False) -> bytes:
+    """A literal's type and name."""
+    at = _NAMES.get(name)
+    flag = 0x10 if never else 0
+    if at is not None:
+        return integer(at, 4, flag)
+    return bytes((flag,)) + integer(len(name), 7, 0) + name.encode("latin-1")
+
+
+def _text(value: str) -> bytes:
+    """A string literal (section 5.2), not Huffman-coded."""
+    text = value.encode("latin-1")
+    return integer(len(text), 7, 0) + text
+
+
 def literal(name: str, value: str, *, never: bool = False) -> bytes:
-    """A literal without indexing, or one that must never be indexed; strings are not Huffman-coded.
+    """A literal without indexing, or one that must never be indexed.
 
     Raises:
         UnicodeEncodeError: Not latin-1.
     """
-    text = value.encode("latin-1")
-    at = _NAMES.get(name)
-    flag = 0x10 if never else 0
-    if at is not None:
-        head = integer(at, 4, flag)
-    else:
-        head = bytes((flag,)) + integer(len(name), 7, 0) + name.encode("latin-1")
-    return head + integer(len(text), 7, 0) + text
+    return _head(name, never=never) + _text(value)
 
 
 def header(name: str, value: str, *, never: bool = False) -> bytes:
@@ -97,6 +109,7 @@ class RequestEncoder:
         self._origin = header(":scheme", scheme) + header(":authority", authority)
         self._starts: dict[tuple[str, str], bytes] = {}
         self._pieces: dict[tuple[str, str], bytes] = {}
+        self._secrets: dict[str, bytes] = {}
         self._lengths: dict[int, bytes] = {}
 
     def block(
@@ -138,21 +151,21 @@ class RequestEncoder:
             raise UnfitHeaderError("The target cannot be sent: it holds blanks or does not start with a slash.")
         start = header(":method", method) + self._origin + header(":path", target)
         if "?" not in target and len(target) <= _LONGEST_REMEMBERED:
-            if len(self._starts) >= _PIECES:
-                self._starts.clear()
-            self._starts[method, target] = start
+            _remember(self._starts, (method, target), start)
         return start
 
     def _length(self, length: int) -> bytes:
         piece = self._lengths.get(length)
         if piece is None:
-            if len(self._lengths) >= _PIECES:
-                self._lengths.clear()
-            piece = self._lengths[length] = literal("content-length", str(length))
+            piece = literal("content-length", str(length))
+            _remember(self._lengths, length, piece)
         return piece
 
     def _piece(self, pair: tuple[str, str], length: int | None) -> bytes | None:
-        """A header seen for the first time, or one that is not remembered."""
+        """A header seen for the first time, or one whose value is not remembered."""
+        head = self._secrets.get(pair[0])
+        if head is not None:
+            return head + _sendable(pair[0], pair[1].strip(" \t"))
         name, value = pair[0].lower(), pair[1].strip(" \t")
         if name == "connection":
             return None
@@ -160,15 +173,36 @@ class RequestEncoder:
             return b""
         if not _TOKEN.fullmatch(name):
             raise UnfitHeaderError("A header name holds characters that cannot be sent.")
-        if _UNFIT_VALUE.search(value):
-            raise UnfitHeaderError(f"The value of header {name} holds a line break or NUL.")
-        secret = _SECRET.search(name) is not None
-        try:
-            piece = b"" if name in DROPPED else header(name, value, never=secret)
-        except UnicodeEncodeError:
-            raise UnfitHeaderError(f"The value of header {name} is not latin-1.") from None
-        if not secret and name != "content-length" and len(value) <= _LONGEST_REMEMBERED:
-            if len(self._pieces) >= _PIECES:
-                self._pieces.clear()
-            self._pieces[pair] = piece
+        text = _sendable(name, value)
+        if name in DROPPED:
+            piece = b""
+        elif _SECRET.search(name) is not None:
+            head = _head(name, never=True)
+            _remember(self._secrets, pair[0], head)
+            return head + text
+        else:
+            piece = header(name, value)
+        if name != "content-length" and len(value) <= _LONGEST_REMEMBERED:
+            _remember(self._pieces, pair, piece)
         return piece
+
+
+def _sendable(name: str, value: str) -> bytes:
+    """The value of header ``name`` as a string literal.
+
+    Raises:
+        UnfitHeaderError: It cannot be sent.
+    """
+    if _UNFIT_VALUE.search(value):
+        raise UnfitHeaderError(f"The value of header {name.lower()} holds a line break or NUL.")
+    try:
+        return _text(value)
+    except UnicodeEncodeError:
+        raise UnfitHeaderError(f"The value of header {name.lower()} is not latin-1.") from None
+
+
+def _remember(table: dict[T, bytes], key: T, piece: bytes) -> None:
+    """Keep ``piece``; a table that is full starts anew."""
+    if len(table) >= _PIECES:
+        table.clear()
+    table[key] = piece
