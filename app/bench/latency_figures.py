@@ -83,8 +83,8 @@ class Plan:
         if self.concurrency == 1 or self.answer_ms:
             return ()
         return (
-            f"{self.concurrency} at once without a pause keep a worker busy all the time: most of what is added is "
-            "waiting for one's turn. --concurrency 1 shows what a request takes alone.",
+            f"{self.concurrency} at once without a pause keep a worker busy all the time: most of what is "
+            "added is waiting for one's turn. --concurrency 1 shows what a request takes alone.",
         )
 
     def title(self) -> str:
