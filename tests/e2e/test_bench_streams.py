@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from app.bench import servers
+from app.bench import profiles, servers
+from app.bench.latency import Target
+from app.bench.load import on_a_loop
+from app.bench.profiles_figures import Plan, Sweep
 from app.cli import main
 from app.simulator.running import Running
 from tests.e2e.test_bench import bench
@@ -75,3 +78,14 @@ def test_a_little_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert found["cold_start"][0]["rss_mib"] > 10
     assert [found[name][0]["requests"] for name in ("one_worker", "two_workers")] == [40, 40]
     assert found["two_workers"][0]["cpu_ratio"] > 0
+
+
+def test_downloads_are_counted_to_the_last_byte(tmp_path: Path) -> None:
+    plan = Plan(downloads=3, downloads_at_once=2, download_kib=256)
+    with servers.simulator() as simulator:
+        bench = profiles.Bench(plan, Sweep("chunk", "words", ("downloads",), []), simulator, tmp_path, print)
+        target = Target("gateway", "gateway", simulator.plain_url, lambda: [simulator.pid])
+        figures, lacks = on_a_loop(bench._downloads(target, "test"))
+    assert lacks == []
+    assert (figures["mib_per_s"] or 0) > 0
+    assert (figures["download_p50_ms"] or 0) > 0
