@@ -13,6 +13,7 @@ Pure.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -74,9 +75,10 @@ def collected(files: Mapping[str, Any]) -> dict[str, Any]:
             for key in ("all", "peers"):
                 if key in data:
                     _complete(f"{name}: {key}", data[key])
-                    found[key] = data[key]
+                    found[key] = _elsewhere(data[key])
             continue
         _complete(name, data)
+        data = _elsewhere(data)
         if data["bench"] in ("all", "peers"):
             found[data["bench"]] = data
         else:
@@ -93,6 +95,15 @@ def _complete(name: str, data: Any) -> None:
         raise SectionError(f"{name}: this is not a results file of penstock bench.")
     for lack in data.get("faults") or ():
         raise SectionError(f"{name} is incomplete, so not to be used: {lack}")
+
+
+def _elsewhere(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A file without the folder of this machine that its command may name."""
+    words = shlex.split(data.get("command") or "")
+    while "--cache" in words:
+        at = words.index("--cache")
+        del words[at : at + 2]
+    return {**data, "command": shlex.join(words)} if words else dict(data)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -123,7 +134,7 @@ def _parts(results: Mapping[str, Any]) -> Iterator[str]:
         yield "\n".join(_aims(whole))
     if peers:
         yield from side_by_side(peers)
-    yield _where((whole or peers or {})["machine"])
+    yield _where((whole or peers or {})["machine"], peers["machine"] if whole and peers else None)
     yield "\n".join(["Again, on a machine of yours:", "", "```sh", *_commands(whole, peers), "```"])
 
 
@@ -168,17 +179,24 @@ def _shown(value: float, unit: str = "") -> str:
     return f"{text} {unit}" if unit else text
 
 
-def _where(machine: Mapping[str, Any]) -> str:
-    """The machine in one sentence."""
+def _where(machine: Mapping[str, Any], other: Mapping[str, Any] | None) -> str:
+    """The machine in one sentence, and when it was used; ``other``: for the side-by-side."""
     memory_gib = round(machine["memory_kib"] / 2**20) if machine.get("memory_kib") else "?"
     packages = machine.get("packages") or {}
     versions = ", ".join(
         f"{name} {packages[name]}" for name in ("gunicorn", "gevent", "flask") if packages.get(name)
     )
+    also = f" The side-by-side: {_when(other)}." if other else ""
     return (
-        f"Measured on {machine['at'][:10]}: {machine['cpu'] or 'unknown processor'}, {machine['cores']} cores, "
-        f"{memory_gib} GiB, {machine['system']}, Python {machine['python']}{', ' if versions else ''}{versions}."
+        f"Measured {_when(machine)}: {machine['cpu'] or 'unknown processor'}, {machine['cores']} cores, "
+        f"{memory_gib} GiB, {machine['system']}, Python {machine['python']}"
+        f"{', ' if versions else ''}{versions}.{also}"
     )
+
+
+def _when(machine: Mapping[str, Any]) -> str:
+    """The day, and how busy the machine was with other things."""
+    return f"on {machine['at'][:10]}, with a load of {machine['load_1m']:g} when it began"
 
 
 def _commands(whole: Mapping[str, Any] | None, peers: Mapping[str, Any] | None) -> Sequence[str]:
@@ -186,19 +204,9 @@ def _commands(whole: Mapping[str, Any] | None, peers: Mapping[str, Any] | None) 
     lines, files = [], []
     for name, data in (("all", whole), ("peers", peers)):
         if data:
-            typed = _without_folders(data.get("command") or f"penstock bench {name}")
-            lines.append(f"{typed} --output {name}.json")
+            lines.append(f"{data.get('command') or f'penstock bench {name}'} --output {name}.json")
             files.append(f"{name}.json")
     return [*lines, f"penstock bench section {' '.join(files)}"]
-
-
-def _without_folders(command: str) -> str:
-    """A command that was typed, without where its peers were installed."""
-    words = command.split()
-    if "--cache" in words:
-        at = words.index("--cache")
-        del words[at : at + 2]
-    return " ".join(words)
 
 
 def between(readme: str) -> str | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.bench.peers_scripts import PEERS, SCRIPTS
+from app.bench.peers_scripts import KEY, PEERS, SCRIPTS, headers
+from app.simulator.running import Running
 
 SHELL = sorted([*SCRIPTS.glob("*.sh"), *SCRIPTS.glob("*.bash")])
 
@@ -53,3 +54,10 @@ def test_what_is_installed_has_a_bound(name: str) -> None:
     (line,) = re.findall(r'^  make_venv "\$dir" (.+)$', text, re.MULTILINE)
     pins = re.findall(r"'([^']*)'", line)
     assert all(re.fullmatch(r"[a-z\[\]0-9-]+>=[0-9.]+,<[0-9.]+", pin) for pin in pins)
+
+
+def test_what_callers_send() -> None:
+    upstream = Running("http://127.0.0.1:1", "https://localhost:2", "ca.pem", 1)
+    assert headers("litellm", upstream) == {"x-api-key": KEY}
+    found = headers("portkey", upstream)
+    assert (found["x-portkey-provider"], found["x-portkey-custom-host"]) == ("anthropic", "https://localhost:2/v1")

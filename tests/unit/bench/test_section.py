@@ -105,16 +105,18 @@ def test_a_figure_without_words_is_shown_by_its_names() -> None:
 def test_where_and_how() -> None:
     text = markdown(collected({"all.json": WHOLE}))
     assert (
-        "Measured on 2026-11-21: Some CPU, 2 cores, 8 GiB, Linux 6, Python 3.11.7, gunicorn 27.0.1, flask 3.1.3."
+        "Measured on 2026-11-21, with a load of 0.1 when it began: Some CPU, 2 cores, 8 GiB, Linux 6, "
+        "Python 3.11.7, gunicorn 27.0.1, flask 3.1.3.\n"
     ) in text
     assert "```sh\npenstock bench all --rounds 5 --output all.json\npenstock bench section all.json\n```" in text
 
 
 def test_where_peers_were_installed_is_nobodys_business() -> None:
-    data = changed(WHOLE, "command", to="penstock bench all --cache /some/where --rounds 5")
-    text = markdown(collected({"all.json": data}))
-    assert "penstock bench all --rounds 5 --output all.json" in text
-    assert "/some/where" not in text
+    data = changed(WHOLE, "command", to="penstock bench all --cache '/some/where else' --rounds 5")
+    found = collected({"all.json": data})
+    assert found["all"]["command"] == "penstock bench all --rounds 5"
+    assert "penstock bench all --rounds 5 --output all.json" in markdown(found)
+    assert "/some/where" not in json.dumps(collected({"one.json": {"bench": "section", "all": data}}))
 
 
 def test_several_files_become_one() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from app.bench.section import collected, markdown
 from app.bench.section_peers import side_by_side
-from tests.unit.bench.test_section import MACHINE
+from tests.unit.bench.test_section import MACHINE, WHOLE
 
 OURS: dict[str, float | None] = {
     "cpu_ms_per_request": 0.5,
@@ -149,3 +149,10 @@ def test_the_section_has_it_and_says_how_to_make_it() -> None:
     commands = "penstock bench peers --output peers.json\npenstock bench section peers.json\n```\n"
     assert whole.endswith(f"```sh\n{commands}")
     assert "| one worker | aim |" not in whole
+
+
+def test_the_side_by_side_may_be_of_another_day() -> None:
+    later = {**peers({"nginx": dict(OURS)}), "machine": {**MACHINE, "at": "2026-12-01T00:00:00", "load_1m": 3}}
+    whole = markdown(collected({"all.json": WHOLE, "peers.json": later}))
+    assert whole.index("| one worker | aim |") < whole.index("| nginx |")
+    assert " The side-by-side: on 2026-12-01, with a load of 3 when it began.\n" in whole
