@@ -43,6 +43,7 @@ class Script:
         self.status = 200
         self.handshakes: list[int] = []
         self.calm = True
+        self.cpu_s: float | None = 0.3
 
     @contextlib.contextmanager
     def running(self, options: Options) -> Iterator[Any]:
@@ -78,7 +79,7 @@ class Script:
             assert b"claude-sim-json-0ms" in data(index)
             return Sample(self.status, 0.1, 0.2)
 
-        return Answered(await arrive(send), 1.0, 0.3, 2**20, {}, self.calm)
+        return Answered(await arrive(send), 1.0, self.cpu_s, 2**20, {}, self.calm)
 
 
 @pytest.fixture
@@ -122,6 +123,8 @@ def test_what_failed_spoils_a_sweep(script: Script) -> None:
     assert faults[0] == "workers: round 1, 1 worker(s): 3 of 3 requests failed"
     script.status, script.calm = 200, False
     assert "still busy" in _run("workers").faults[0]
+    script.calm, script.cpu_s = True, None
+    assert _run("workers").faults[0].endswith("cpu_ms_per_request could not be measured")
 
 
 def test_what_cannot_be_swept_is_said(monkeypatch: pytest.MonkeyPatch, script: Script) -> None:

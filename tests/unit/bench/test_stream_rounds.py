@@ -41,8 +41,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_rounds, "_AFTER_S", 0)
 
 
-def _clock(monkeypatch: pytest.MonkeyPatch, *readings: float | None) -> None:
-    """The CPU seconds that are read one after the other; the last again and again."""
+def _clock(monkeypatch: pytest.MonkeyPatch, *readings: float | None) -> list[float | None]:
+    """The CPU seconds that are read one after the other, the last again and again; what is left of them."""
     left = list(readings)
 
     def read(pids: Any) -> float:
@@ -52,6 +52,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch, *readings: float | None) -> None:
         return value
 
     monkeypatch.setattr(procs, "cpu_s", read)
+    return left
 
 
 def _round(upstream: Upstream, pids: Callable[[], list[int]] | None, kind: str = "ours") -> Round:
@@ -64,8 +65,9 @@ def _round(upstream: Upstream, pids: Callable[[], list[int]] | None, kind: str =
 
 
 def test_a_quiet_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    _clock(monkeypatch, 1.0, 1.5, 1.5, 1.6, 1.6)
+    left = _clock(monkeypatch, 1.0, 1.5, 1.5, 1.6, 1.7, 1.705, 9.0)
     assert asyncio.run(calm([5]))
+    assert left == [9.0]
     _clock(monkeypatch, 1.0, None)
     assert not asyncio.run(calm([5]))
     monkeypatch.setattr(stream_rounds, "_IDLE_LIMIT_S", 0)

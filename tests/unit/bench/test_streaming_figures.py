@@ -98,6 +98,11 @@ def test_a_stream_that_is_not_whole_is_an_error_and_no_sample(one: Streamed, tex
     assert faults(found, 100) == [f"1 of 100 streams failed: {text}"]
 
 
+def test_the_events_of_a_broken_stream_have_no_delay_to_go_by() -> None:
+    late = replace(CUT, delays_ns=[10**12] * 9)
+    assert figures(replace(WHOLE, samples=[*WHOLE.samples[:50], late]))["delay_p99_ms"] == pytest.approx(50)
+
+
 def test_the_commonest_failures_are_named() -> None:
     samples = [REFUSED, BROKEN, CUT, CUT, ENDLESS, ENDLESS, BROKEN]
     (text,) = faults(replace(WHOLE, samples=samples, met=None))
