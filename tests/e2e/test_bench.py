@@ -14,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from app.bench import servers, sharing
+from app.bench.latency import steps
+from app.bench.latency_figures import Plan
 from app.cli import main
 from app.simulator.running import Running
 from tests.e2e.servers import ROOT
@@ -126,6 +128,8 @@ def test_a_small_latency_beside_a_gateway_that_runs_already(simulator: Running, 
     code, out, err, results, left = bench(tmp_path, "latency", *sizes, *other, "--header", "x-api-key: secret")
     assert (code, left) == (0, []), f"{out}\n{err}"
     assert "200 requests, 8 at once" in out
+    told = [line for line in err.splitlines() if line.startswith(("warm-up: ", "round "))]
+    assert len(told) == steps(Plan(rounds=2), 1), "the bar ends when the work does"
     assert err.index("round 2/2: gateway") < err.index("round 2/2: WSGI floor") < err.index("round 2/2: direct")
     rounds = {name: variant["rounds"] for name, variant in results["variants"].items()}
     assert {name: len(all_of_it) for name, all_of_it in rounds.items()} == dict.fromkeys(
