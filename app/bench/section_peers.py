@@ -161,10 +161,10 @@ def _worst(found: Figures) -> str:
 def _kept(found: Figures) -> str:
     """What comes through unchanged."""
     values = [found.get(column.figure) for column in _BYTES]
-    if any(value is None for value in values):
-        return _NOTHING
     names = [name for name, value in zip(("requests", "JSON", "events"), values, strict=True) if value == 1]
-    return "yes" if len(names) == len(values) else (f"{' and '.join(names)} only" if names else "no")
+    if len(names) == len(values) or not names:
+        return "yes" if names else ("no" if 0 in values else _NOTHING)
+    return f"{' and '.join(names)} only"
 
 
 def _told(found: Figures) -> str:
