@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from app.bench import procs, servers
 from app.bench.client import Client
@@ -23,6 +26,7 @@ from app.bench.stream_client import Streamed, Streams, stream_body
 from app.bench.streaming_figures import Plan, Round, floor_figures
 from app.simulator.running import Running
 
+_STAT = Path("/proc/stat")
 _SPARE_FILES = 200
 _IDLE_S, _IDLE_CPU_S, _IDLE_LIMIT_S = 0.25, 0.011, 5.0
 _AFTER_S = 0.1
@@ -71,6 +75,37 @@ def pss_bytes(pids: Sequence[int]) -> int | None:
         return None
 
 
+class Others:
+    """What anything but this process and ``pids`` takes of the machine, from its making on."""
+
+    def __init__(self, pids: Sequence[int], stat: Path = _STAT) -> None:
+        self._pids = pids
+        self._stat = stat
+        self._began_s = time.monotonic()
+        self._before = self._reading()
+
+    def pct(self) -> float | None:
+        """In percent of all cores; None if it is not known."""
+        after, took_s = self._reading(), time.monotonic() - self._began_s
+        if self._before is None or after is None or took_s <= 0:
+            return None
+        return max(0.0, 100 * (after[0] - self._before[0]) / (took_s * after[1]))
+
+    def _reading(self) -> tuple[float, int] | None:
+        """CPU seconds that others have taken so far, and how many cores there are."""
+        own_s = cpu_s(self._pids)
+        try:
+            lines = self._stat.read_text(encoding="ascii").splitlines()
+            ticks = [int(word) for word in lines[0].split()[1:9]]
+        except (OSError, ValueError, IndexError):
+            return None
+        cores = sum(re.match(r"cpu\d", line) is not None for line in lines)
+        if own_s is None or not cores:
+            return None
+        busy_s = (sum(ticks) - sum(ticks[3:5])) / os.sysconf("SC_CLK_TCK")  # without idle and waiting for disks
+        return busy_s - own_s - time.process_time(), cores
+
+
 @contextlib.asynccontextmanager
 async def watched(pids: Sequence[int], every_s: float) -> AsyncIterator[list[int | None]]:
     """The memory of ``pids``, looked at again and again while the block runs."""
@@ -95,9 +130,11 @@ async def timed(target: Target, simulator: Running, events: int, load: Load) -> 
     still = await calm([simulator.pid, *pids])
     gc.collect()
     simulator.reset()
+    others = Others([simulator.pid, *pids])
     cpu_before_s, client_s, began_s = cpu_s(pids), time.process_time(), time.monotonic()
     samples = await load()
     ended_s, client_s = time.monotonic(), time.process_time() - client_s
+    others_pct = others.pct() if target.pids is not None or target.upstream == "ours" else None
     await asyncio.sleep(_AFTER_S)  # what is still to be logged belongs to the streams
     cpu_after_s = cpu_s(pids)
     same = target.pids is not None and target.pids() == pids and cpu_before_s is not None
@@ -112,6 +149,7 @@ async def timed(target: Target, simulator: Running, events: int, load: Load) -> 
         cpu_s=cpu_after_s - (cpu_before_s or 0) if same and cpu_after_s is not None else None,
         met=met,
         calm=still,
+        others_pct=others_pct,
     )
 
 

@@ -30,7 +30,6 @@ from app.bench.report import Report, Variant
 from app.bench.stream_rounds import allow_files, burst, floor_cost, paced
 from app.bench.streaming_figures import (
     AIMS,
-    NOTE,
     ROWS,
     Plan,
     Round,
@@ -39,6 +38,7 @@ from app.bench.streaming_figures import (
     figures,
     floor_ratio,
     memory,
+    notes,
     unmeasured,
     used,
 )
@@ -77,6 +77,11 @@ class Bench:
     def variants(self) -> list[Variant]:
         """In the order of the columns."""
         return [self._direct, self._floor, self._paced, self._burst, *self._against.values()]
+
+    @property
+    def notes(self) -> list[str]:
+        """Below the table."""
+        return notes(self._paced.rounds)
 
     def measure(self, floor: servers.Floor) -> None:
         """All rounds."""
@@ -169,7 +174,7 @@ def run(plan: Plan, say: Say, against: Sequence[Against] = (), simulator: Runnin
         bench.measure(floor)
     settings = {**asdict(plan), "gateway": _shown(gateway_settings(plan)), "against": [one.url for one in against]}
     judged = judge(AIMS, {variant.name: variant.rounds for variant in bench.variants})
-    return Report("streaming", plan.title(), settings, ROWS, bench.variants, judged, bench.faults, [NOTE])
+    return Report("streaming", plan.title(), settings, ROWS, bench.variants, judged, bench.faults, bench.notes)
 
 
 def steps(plan: Plan, against: int = 0) -> int:

@@ -10,6 +10,7 @@ from app.bench.figures import Figures
 from app.bench.stream_client import Streamed
 from app.bench.streaming_figures import (
     AIMS,
+    NOTE,
     ROWS,
     Plan,
     Round,
@@ -19,6 +20,7 @@ from app.bench.streaming_figures import (
     floor_figures,
     floor_ratio,
     memory,
+    notes,
     unmeasured,
     used,
     wrong,
@@ -73,7 +75,7 @@ def test_the_figures_of_a_round() -> None:
 
 def test_only_known_figures_are_shown_and_aimed_at() -> None:
     known = {*figures(WHOLE), *used(WHOLE), *memory(WHOLE), *floor_ratio({}, {}), *floor_figures(1, 1, 1.0)}
-    known |= set(added({}, {}, same_upstream=True))
+    known |= {*added({}, {}, same_upstream=True), *figures(replace(WHOLE, others_pct=1.0))}
     assert {row.figure for row in ROWS} == known
     assert {aim.figure for aim in AIMS} <= known
     assert {aim.variant for aim in AIMS} == {"gateway", "burst"}
@@ -179,3 +181,10 @@ def test_a_plan_names_its_models_and_its_room() -> None:
     assert Plan(streams=1000).room == {"WORKER_CONNECTIONS": 1050, "ANTHROPIC_CONCURRENCY": 1050}
     assert Plan(worker_class="gthread").room == {"THREADS": 250}
     assert Plan(streams=1020, worker_class="gthread").room["THREADS"] == 1024
+
+
+@pytest.mark.parametrize(("taken", "said"), [([5.0, 10.0, 90.0], False), ([5.0, 11.0, 12.0], True)])
+def test_a_machine_that_others_use_is_told(taken: list[float], said: bool) -> None:
+    rounds = [figures(replace(WHOLE, others_pct=value)) for value in taken]
+    assert ("Others took 11 % of this machine" in " ".join(notes(rounds))) is said
+    assert notes([figures(WHOLE)]) == [NOTE]
