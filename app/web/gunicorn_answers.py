@@ -10,6 +10,7 @@ Runs on: worker.
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from gunicorn import util
@@ -25,28 +26,57 @@ _NAMES = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+class _Date:
+    """The ``Date`` line of now (RFC 9110 section 6.6.1); the calendar is asked once a second."""
+
+    def __init__(self) -> None:
+        self._last = (-1, "")  # one value, so that threads never mix two seconds
+
+    def line(self, now_s: float) -> str:
+        second, line = self._last
+        if second != int(now_s):
+            second = int(now_s)
+            line = f"Date: {util.http_date(second)}\r\n"
+            self._last = (second, line)
+        return line
+
+
+_date = _Date()
+
+
 class Answer(wsgi.Response):  # type: ignore[misc]
     """gunicorn's response with the upstream's Server and Date; a short body goes out with its head."""
 
     headers_sent: bool
+    _named: frozenset[str] | set[str] = frozenset()
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
         """Take the application's headers: all but hop-by-hop ones, checked together."""
         names, values = "".join([name for name, _ in headers]), "".join([value for _, value in headers])
         if not _NAMES.fullmatch(names) or _UNSAFE.search(values):
             super().process_headers(headers)  # finds the one and says so
+        named, kept = set(), self.headers
         for name, value in headers:
             lower = name.lower()
             if lower == "content-length":
                 self.response_length = int(value)
             if lower not in HOP_BY_HOP:
-                self.headers.append((name, value.strip(" \t")))
+                named.add(lower)
+                kept.append((name, value.strip(" \t")))
+        self._named = named
 
     def default_headers(self) -> list[str]:
         """gunicorn's own lines, but for those the upstream has sent."""
-        lines: list[str] = super().default_headers()
-        sent = {name.lower() for name, _ in self.headers}
-        return [line for line in lines if line.partition(":")[0].lower() not in sent]
+        version = self.req.version
+        lines = [f"HTTP/{version[0]}.{version[1]} {self.status}\r\n"]
+        if "server" not in self._named:
+            lines.append(f"Server: {self.version}\r\n")
+        if "date" not in self._named:
+            lines.append(_date.line(time.time()))
+        lines.append("Connection: close\r\n" if self.should_close() else "Connection: keep-alive\r\n")
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        return lines
 
     def write(self, arg: bytes) -> None:
         """One piece of the body; the head goes with the first one."""

@@ -63,6 +63,7 @@ class Keeper:
         self._stopping = False
         self._clients: weakref.WeakSet[Any] = weakref.WeakSet()
         self._busy: set[int] = set()
+        self._sees_clients = False
 
     def start(self, worker: Any = None) -> None:
         """Begin; once per process. Only gunicorn's own hook brings a ``worker``: then SIGTERM is noticed too."""
@@ -99,7 +100,8 @@ class Keeper:
         request.body.penstock_request = request
         sock = getattr(request.unreader, "sock", None)
         if sock is not None:
-            self._clients.add(sock)
+            if not self._sees_clients:
+                self._clients.add(sock)
             self._busy.add(id(sock))
         if self._life.draining:
             request.force_close()
@@ -114,6 +116,7 @@ class Keeper:
         if type(worker).__module__ != "gunicorn.workers.ggevent":
             return
         handle = worker.handle
+        self._sees_clients = True
 
         def seen(listener: Any, client: Any, address: Any) -> None:
             self._clients.add(client)
