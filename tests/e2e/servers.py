@@ -129,7 +129,7 @@ def free_port() -> int:
             return port
 
 
-def until(condition: Callable[[], object], limit_s: float = 5.0, what: str = "it") -> float:
+def until(condition: Callable[[], object], limit_s: float = 10.0, what: str = "it") -> float:
     """Wait for ``condition``; returns the seconds that took."""
     began = time.monotonic()
     while not condition():

@@ -319,7 +319,8 @@ def test_b30_an_upstream_that_refuses_connections_for_a_while(
     target, body = ("/v1/files", b"x" * size) if size else ("/v1/messages", message("json-0ms"))
     thread = threading.Thread(target=lambda: answers.append(ask(server.port, target, body, USUAL)))
     thread.start()
-    time.sleep(0.3)
+    until(lambda: ask(server.port, "/ready").json()["in_flight"] == 1, what="the request")
+    time.sleep(0.2)
     with door(port) as upstream:
         thread.join(10)
         assert [answer.status for answer in answers] == [200]
