@@ -31,6 +31,7 @@ from app.bench.concurrent_figures import (
     idle_faults,
     idle_figures,
     load_figures,
+    others,
     ratios,
     slow_faults,
     slow_figures,
@@ -40,7 +41,7 @@ from app.bench.latency import SETTINGS, Target
 from app.bench.latency_figures import Sample
 from app.bench.load import HEADERS, PATH, body, on_a_loop, spread
 from app.bench.report import Report, Variant
-from app.bench.stream_rounds import allow_files, calm, cpu_s, paced, pss_bytes
+from app.bench.stream_rounds import Others, allow_files, calm, cpu_s, paced, pss_bytes
 from app.bench.streaming import CALLER
 from app.bench.streaming_figures import unmeasured
 from app.bench.verdict import judge
@@ -67,6 +68,7 @@ class Answered:
         pss_bytes: Of the process tree after it; None if it could not be read.
         stats: What the simulator counted meanwhile.
         calm: Whether the servers were idle before.
+        others_pct: Of the machine's CPU, what others took meanwhile; None: not known.
     """
 
     samples: Sequence[Sample]
@@ -75,6 +77,7 @@ class Answered:
     pss_bytes: int | None
     stats: dict[str, Any]
     calm: bool
+    others_pct: float | None = None
 
 
 async def answered(
@@ -98,13 +101,13 @@ async def answered(
         still = await calm([simulator.pid, *pids])
         gc.collect()
         simulator.reset()
-        before_s, began_s = cpu_s(pids), time.monotonic()
+        elsewhere, before_s, began_s = Others([simulator.pid, *pids]), cpu_s(pids), time.monotonic()
         samples = await arrive(send)
-        duration_s = time.monotonic() - began_s
+        duration_s, others_pct = time.monotonic() - began_s, elsewhere.pct()
         await asyncio.sleep(_AFTER_S)
         after_s, stats = cpu_s(pids), simulator.stats()
         took_s = None if before_s is None or after_s is None or target.pids is None else after_s - before_s
-        return Answered(samples, duration_s, took_s, pss_bytes(pids), stats, still)
+        return Answered(samples, duration_s, took_s, pss_bytes(pids), stats, still, others_pct)
 
 
 class Bench:
@@ -173,7 +176,8 @@ class Bench:
         lacks = [] if one.calm else ["the servers were still busy when it began"]
         lacks += slow_faults(one.samples, plan, sum(one.stats["requests"].values()))
         most = one.stats["max_open_streams"]
-        self._add(self.slow, slow_figures(one.samples, one.duration_s, one.cpu_s, most), lacks)
+        found = slow_figures(one.samples, one.duration_s, one.cpu_s, most) | others(one.others_pct)
+        self._add(self.slow, found, lacks)
 
     def _workers(self) -> None:
         """The same load to one worker and to two."""
@@ -267,9 +271,8 @@ def run(plan: Plan, say: Say) -> Report:
         bench.measure()
     settings = {**asdict(plan), "idle_streams_room": plan.idle.room, "slow_requests_room": plan.slow_room}
     judged = judge(plan.aims(cores), {variant.name: variant.rounds for variant in bench.variants})
-    return Report(
-        "concurrent", plan.title(), settings, ROWS, bench.variants, judged, bench.faults, plan.notes(cores)
-    )
+    notes = plan.notes(cores, bench.slow.rounds)
+    return Report("concurrent", plan.title(), settings, ROWS, bench.variants, judged, bench.faults, notes)
 
 
 def steps(plan: Plan) -> int:

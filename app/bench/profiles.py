@@ -118,7 +118,7 @@ class Bench:
             lambda send: closed(plan.requests, plan.concurrency, send),
             lambda index: body("claude-sim-json-0ms", f"{text}, request {index}"),
         )
-        figures = request_figures(one.samples, one.duration_s, one.cpu_s, one.pss_bytes)
+        figures = request_figures(one.samples, one.duration_s, one.cpu_s, one.pss_bytes, one.others_pct)
         return figures, _restless(one.calm) + request_faults(one.samples, plan)
 
     async def _downloads(self, target: Target, text: str) -> Found:

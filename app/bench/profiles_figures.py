@@ -16,6 +16,7 @@ from math import ceil
 from typing import Any, Final, Literal
 
 from app.bench import streaming_figures
+from app.bench.concurrent_figures import others
 from app.bench.figures import Figures, median_of, milliseconds, percentile
 from app.bench.latency_figures import Sample
 from app.bench.report import Report, Row
@@ -51,6 +52,7 @@ _DOWNLOAD_ROWS = (
     Row("download_p99_ms", "whole download, p99", "ms"),
     Row("peak_mib", "memory over idle", "MiB", 1),
 )
+_OTHERS = Row("others_cpu_pct", "of the machine, taken by others meanwhile", "%")
 ROWS: Final[Mapping[Load, tuple[Row, ...]]] = {
     "streams": _STREAM_ROWS,
     "requests": _REQUEST_ROWS,
@@ -133,7 +135,7 @@ class Sweep:
     @property
     def rows(self) -> tuple[Row, ...]:
         """Of the table."""
-        return tuple(row for load in self.loads for row in ROWS[load])
+        return (*(row for load in self.loads for row in ROWS[load]), _OTHERS)
 
     def title(self, plan: Plan) -> str:
         """One line."""
@@ -190,11 +192,15 @@ def stream_figures(one: Round, connections: int) -> Figures:
     """Of streams; ``connections`` is how many the simulator had from the gateway."""
     found = {"connections": connections} | streaming_figures.figures(one)
     found |= streaming_figures.used(one) | streaming_figures.memory(one)
-    return {row.figure: found.get(row.figure) for row in _STREAM_ROWS}
+    return {row.figure: found.get(row.figure) for row in _STREAM_ROWS} | others(one.others_pct)
 
 
 def request_figures(
-    samples: Sequence[Sample], duration_s: float, cpu_s: float | None, pss_bytes: int | None
+    samples: Sequence[Sample],
+    duration_s: float,
+    cpu_s: float | None,
+    pss_bytes: int | None,
+    others_pct: float | None = None,
 ) -> Figures:
     """Of short requests; times are those of successes."""
     good_s = [one.full_s for one in samples if one.status == 200]
@@ -205,6 +211,7 @@ def request_figures(
         "full_p50_ms": milliseconds(percentile(good_s, 0.50)),
         "full_p99_ms": milliseconds(percentile(good_s, 0.99)),
         "pss_mib": round(pss_bytes / _MIB, 2) if pss_bytes else None,
+        **others(others_pct),
     }
 
 
@@ -226,6 +233,7 @@ def download_figures(one: Round) -> Figures:
         "download_p50_ms": milliseconds(percentile(full_s, 0.50)),
         "download_p99_ms": milliseconds(percentile(full_s, 0.99)),
         "peak_mib": round((peak - before) / _MIB, 2) if one.pss_bytes else None,
+        **others(one.others_pct),
     }
 
 

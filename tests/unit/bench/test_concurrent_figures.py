@@ -12,6 +12,7 @@ from app.bench.concurrent_figures import (
     idle_faults,
     idle_figures,
     load_figures,
+    others,
     ratios,
     slow_faults,
     slow_figures,
@@ -100,11 +101,19 @@ def test_two_workers_are_held_against_one() -> None:
 def test_without_cores_for_two_workers_their_cpu_is_what_counts(cores: int, figure: str, notes: int) -> None:
     aims = PLAN.aims(cores)
     assert [aim.figure for aim in aims if aim.variant == "two_workers"] == [figure]
-    assert len(PLAN.notes(cores)) == notes
+    assert len(PLAN.notes(cores, [{}])) == notes
+
+
+@pytest.mark.parametrize(("taken", "said"), [([5.0, 10.0, 90.0], False), ([5.0, 11.0, 12.0], True)])
+def test_a_machine_that_others_use_is_told(taken: list[float], said: bool) -> None:
+    notes = PLAN.notes(4, [others(value) for value in taken])
+    assert ("Others took 11 % of this machine" in " ".join(notes)) is said
+    assert others(None) == {}
 
 
 def test_only_known_figures_are_shown_and_aimed_at() -> None:
     known = {*idle_figures(IDLE, 10), *slow_figures(SLOW, 1, 1, 1), *load_figures({}), *ratios({}, {})}
+    known |= set(idle_figures(replace(IDLE, others_pct=12.34), 10))
     known |= {"first_answer_s", "start_cpu_s", "rss_mib"}
     assert {row.figure for row in ROWS} == known
     assert {aim.figure for cores in (2, 4) for aim in PLAN.aims(cores)} <= known

@@ -81,7 +81,11 @@ def test_rows_are_the_figures_of_the_loads() -> None:
     assert {load: set(figures) for load, figures in found.items()} == {
         load: {row.figure for row in shown} for load, shown in ROWS.items()
     }
-    assert _sweep("switch").rows == (*ROWS["streams"], *ROWS["requests"])
+    *shown, last = _sweep("switch").rows
+    assert shown == [*ROWS["streams"], *ROWS["requests"]]
+    busy = replace(DOWNLOADS, others_pct=12.34)
+    more = (request_figures([], 1, 1, 1, 12.34), download_figures(busy), stream_figures(busy, 3))
+    assert [one[last.figure] for one in more] == [12.3] * 3
     assert found["streams"]["connections"] == 3
 
 
