@@ -94,6 +94,7 @@ class Assembly:
             self.log,
             settings.production_warmup_connections,
             (counting.flush, self.sharing.pump, self.limits.pump),
+            settings.switch_interval_ms / 1000.0,
         )
 
     def bridge(self) -> Bridge:

@@ -138,6 +138,14 @@ class Network(BaseModel):
     router_thread_pool_size: int = count(
         "ROUTER_THREAD_POOL_SIZE", 4, 1, 64, "Fallback threads of the bridge.", "threads"
     )
+    switch_interval_ms: float = setting(
+        "SWITCH_INTERVAL_MS",
+        5.0,
+        "How long a thread of a gunicorn worker may keep the interpreter while another one waits for it.",
+        "ms",
+        ge=0.05,
+        le=100.0,
+    )
     production_enable_http2: bool = setting("PRODUCTION_ENABLE_HTTP2", True, "Offer HTTP/2 to the upstream.")
     production_warmup_connections: bool = setting(
         "PRODUCTION_WARMUP_CONNECTIONS", True, "Open a connection when a worker starts."

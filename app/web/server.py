@@ -43,6 +43,7 @@ class Keeper:
         log: For its own events.
         warm_up: Open the first upstream connections at start.
         pumps: Called every quarter second.
+        switch_interval_s: How long a thread may keep the interpreter; where gunicorn's hook starts us.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Keeper:
         log: ExchangeLog,
         warm_up: bool,
         pumps: tuple[Callable[[], None], ...] = (),
+        switch_interval_s: float = 0.005,
     ) -> None:
         self._pumps = pumps
+        self._switch_interval_s = switch_interval_s
         self._health = health
         self._life = life
         self._log = log
@@ -75,6 +78,7 @@ class Keeper:
 
             gunicorn_answers.install()
             _tune_gc()
+            sys.setswitchinterval(self._switch_interval_s)
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
