@@ -92,13 +92,9 @@ class State:
     made: int = 0
 
     @classmethod
-    def begin(cls, rules: Rules, client_retries: int) -> Self:
-        """Before the first try; ``client_retries`` is what the client says it has tried before (B32)."""
-        return cls(max(1, rules.max_attempts - max(0, client_retries)))
-
-    def tried(self) -> Self:
-        """The state after one try more."""
-        return type(self)(self.left - 1, self.made + 1)
+    def after(cls, made: int, rules: Rules, client_retries: int) -> Self:
+        """After so many tries; ``client_retries`` is what the client says it has tried before (B32)."""
+        return cls(max(1, rules.max_attempts - max(0, client_retries)) - made, made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +153,7 @@ def decide(
     """What follows a failed try.
 
     Args:
-        state: After ``tried``: the failed try is counted.
+        state: The failed try is counted.
         failure: What it came to.
         chances: What could be done now.
         rules: How often, and how long apart.

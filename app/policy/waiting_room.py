@@ -61,6 +61,13 @@ class WaitingRoom(Generic[T]):
         """Tickets in line now."""
         return len(self._callers)
 
+    def admit(self, ticket: T) -> bool:
+        """Let a ticket in if it runs at once; whether it does. It must not be in here already."""
+        if len(self._running) >= self.concurrency:
+            return False
+        self._running.add(ticket)  # a slot is free, so nobody waits
+        return True
+
     def enter(self, ticket: T, caller: str) -> bool:
         """Let a ticket in. It must not be in here already.
 
@@ -70,11 +77,9 @@ class WaitingRoom(Generic[T]):
         Raises:
             Full: In drop mode, when every place is taken.
         """
-        running = len(self._running)
-        if running < self.concurrency:  # so nobody waits
-            self._running.add(ticket)
+        if self.admit(ticket):
             return True
-        if self._drop and running + len(self._callers) >= self.buffer_size:
+        if self._drop and len(self._running) + len(self._callers) >= self.buffer_size:
             raise Full
         self._callers[ticket] = caller
         line = self._lines.get(caller)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import httpx
 
 from app.errors import DeadlinePassed, GatewayError, NoCredential, QueueTimeout, Refused, UnservedModel
-from app.exchange import Attempt, Journey, Outbound, Plan
+from app.exchange import Attempt, Headers, Journey, Outbound, Plan
 from app.policy.retry import (
     Again,
     Budget,
@@ -37,7 +37,6 @@ from app.upstream.failures import before_head, kind_of
 from app.upstream.opened import Opened
 from app.upstream.slots import Slot
 from app.upstream.target import Target, Ticket
-from app.wire.headers import first
 from app.wire.sse import complete, is_overloaded
 
 PEEK_BYTES = 65536
@@ -50,13 +49,8 @@ _NO_RIGHT = frozenset({401, 403})
 _LATER = frozenset({401, 403, 408, 409, 429})
 
 
-@dataclass(slots=True)
-class _Try:
-    """What one try came to: an answer or an error, and how it is judged."""
-
-    opened: Opened | None
-    error: GatewayError | None
-    failure: Failure | None
+_Try = tuple[Opened | None, GatewayError | None, Failure | None]
+"""What one try came to: an answer or an error, and how it is judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +79,7 @@ class Attempts:
     Attributes:
         sent_at: Instant at which the last try went to the transport.
         head_at: Instant at which its head came.
+        kept: The answer of the last try, while it may yet be handed up; let go by ``drop_kept``.
     """
 
     def __init__(
@@ -100,11 +95,10 @@ class Attempts:
         self._upload = upload
         self._patience = patience
         self._budget = budget
-        self._state = State.begin(patience.rules, plan.client_retries)
         self._target = targets[0]
         self._slot: Slot | None = None
         self._ticket: Ticket | None = None
-        self._kept: Opened | None = None
+        self.kept: Opened | None = None
         self._tried: frozenset[int] = _NO_KEYS
         self._forbidden: frozenset[int] = _NO_KEYS
         self._queue_s = 0.0
@@ -121,24 +115,27 @@ class Attempts:
         Raises:
             GatewayError: What failed, and by its branch whether anything may have been sent.
         """
-        await self._enter()
-        self._budget.on_request(time.monotonic())  # not before: what is refused earns no retries
+        now = time.monotonic()
+        if not self._walk_in(now):
+            await self._enter()
+            now = time.monotonic()
+        self._budget.on_request(now)  # not before: what is refused earns no retries
         while True:
-            tried = await self._try()
-            again = None if tried.failure is None else self._again(tried.failure)
+            opened, error, failure = await self._try()
+            again = None if failure is None else self._again(failure)
             if again is None:
-                return self._over(tried)
-            self._kept = tried.opened
+                return _over(opened, error)
+            self.kept = opened
             try:
                 await self._prepare(again)
             except (Refused, UnservedModel):
-                if tried.error is not None:
-                    raise tried.error from None
-                if tried.opened is None:
+                if error is not None:
+                    raise error from None
+                if opened is None:
                     raise
-                self._kept = None
-                return tried.opened
-            await self._drop_kept()
+                self.kept = None
+                return opened
+            await self.drop_kept()
 
     def journey(self) -> Journey:
         """How far it has come; who made the last try, or would have made the first one."""
@@ -151,9 +148,9 @@ class Attempts:
             return QueueTimeout()
         if self._stage == "wait":
             return QueueTimeout("The request waited too long for a usable upstream credential.")
-        error = DeadlinePassed()
-        self._note(error.slug)
-        self._judge(Failure("broken"), 0, ())
+        error, now = DeadlinePassed(), time.monotonic()
+        self._note(error.slug, now)
+        self._judge(Failure("broken"), 0, (), now)
         return error
 
     def broke(self) -> None:
@@ -161,13 +158,33 @@ class Attempts:
         if self._ticket is not None:
             self._target.broke(self._ticket)
 
-    async def leave(self) -> None:
-        """The exchange is over, whatever happened: its key, its slot and what was kept are let go. Idempotent."""
+    def leave(self) -> None:
+        """The exchange is over, whatever happened: its key and its slot are let go. Idempotent."""
         self._end_ticket()
         self._leave_room()
-        await self._drop_kept()
+
+    async def drop_kept(self) -> None:
+        """Let go of an answer that is not handed up."""
+        kept, self.kept = self.kept, None
+        if kept is not None:
+            await kept.aclose()
 
     # --- getting in
+
+    def _walk_in(self, now: float) -> bool:
+        """A slot and a ticket of the first target, where neither has to be waited for; ``_enter`` otherwise."""
+        target = self._target
+        if not target.breaker.would_admit(now):
+            return False
+        self._slot = target.slots.take()
+        if self._slot is None:
+            return False
+        try:
+            ticket = target.admit(self._plan, self._tried, now)
+        except (Refused, UnservedModel):
+            return False  # the slot stays: this is where ``_enter`` goes on
+        self._take(ticket)
+        return True
 
     async def _enter(self) -> None:
         """A slot and a ticket of the first target that gives them.
@@ -196,14 +213,15 @@ class Attempts:
         until = time.monotonic() + patience_s
         while True:
             if self._slot is None:
-                if not target.breaker.would_admit(time.monotonic()):
-                    target.admit(self._plan, self._tried)  # raises: no use in queueing for it
+                now = time.monotonic()
+                if not target.breaker.would_admit(now):
+                    target.admit(self._plan, self._tried, now)  # raises: no use in queueing for it
                 self._stage = "queue"
                 self._slot = await target.slots.enter(self._plan.caller)
                 self._queue_s += self._slot.waited_s
             self._stage = "wait"
             try:
-                self._ticket = target.admit(self._plan, self._tried)
+                ticket = target.admit(self._plan, self._tried, time.monotonic())
                 break
             except NoCredential:
                 if patience_s <= 0.0:
@@ -212,7 +230,11 @@ class Attempts:
             began = time.monotonic()
             await target.rest(self._plan, self._tried, until)
             self._waited_s += time.monotonic() - began
-        self._credential = self._ticket.credential
+        self._take(ticket)
+
+    def _take(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._credential = ticket.lease.label if ticket.lease is not None else ""
 
     def _go_on(self) -> None:
         """Be done with the first of the targets that are left; what is known of keys was known of its keys."""
@@ -252,7 +274,6 @@ class Attempts:
             plan.headers if pair is None else (*plan.headers, pair),
             plan.body if self._upload is None else self._upload,
         )
-        self._state = self._state.tried()
         self._stage = "try"
         self.sent_at = time.monotonic()
         try:
@@ -268,19 +289,20 @@ class Attempts:
             raise
 
     def _failed(self, exc: httpx.TransportError) -> _Try:
-        error, kind = before_head(exc), kind_of(exc)
-        self._note(error.slug)
+        error, kind, now = before_head(exc), kind_of(exc), time.monotonic()
+        self._note(error.slug, now)
         failure = Failure(kind) if kind is not None else None
-        self._judge(failure, 0, ())
-        return _Try(None, error, failure)
+        self._judge(failure, 0, (), now)
+        return None, error, failure
 
     async def _answered(self, opened: Opened) -> _Try:
-        status = opened.status
+        status, now = opened.status, self.head_at
         failure = None
         if (
             status == 200 and opened.stream and _is_plain(opened)
         ):  # also at the last try: breaker and key learn of it
             ahead = await opened.read_ahead(_whole_event, PEEK_BYTES, PEEK_S)
+            now = time.monotonic()
             if is_overloaded(ahead):
                 failure = Failure("overloaded")
         elif status >= 500 or status in _LATER or (status >= 400 and should_retry(opened.headers)):
@@ -288,15 +310,15 @@ class Attempts:
                 "status", status, retry_after_s(opened.headers, time.time()), should_retry(opened.headers)
             )
         outcome = str(status) if failure is None or failure.kind == "status" else OVERLOADED
-        self._note(outcome, opened.inbound.connection)
-        self._judge(failure, status, opened.headers)
-        return _Try(opened, None, failure)
+        self._note(outcome, now, opened.inbound.connection)
+        self._judge(failure, status, opened.headers, now)
+        return opened, None, failure
 
-    def _judge(self, failure: Failure | None, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+    def _judge(self, failure: Failure | None, status: int, headers: Headers, now: float) -> None:
         ticket = self._ticket
         assert ticket is not None  # noqa: S101 - a try has one
         proves = self._plan.proves_key or status not in _NO_RIGHT
-        self._target.judge(ticket, failure if proves else None, status, headers)
+        self._target.judge(ticket, failure if proves else None, status, headers, now)
         if failure is not None and ticket.lease is not None:
             self._tried |= {ticket.lease.index}
             if status == 403:
@@ -319,23 +341,18 @@ class Attempts:
             time_left_s=self._plan.deadline_at - now,
         )
         patience = self._patience
-        found = decide(self._state, failure, chances, patience.rules, lambda: self._budget.take(now), patience.rnd)
+        state = State.after(len(self._made), patience.rules, self._plan.client_retries)
+        found = decide(state, failure, chances, patience.rules, lambda: self._budget.take(now), patience.rnd)
         if not isinstance(found, Again):
             return None
         self._end_ticket()
         return found
 
-    def _over(self, tried: _Try) -> Opened:
-        if tried.error is not None:
-            raise tried.error
-        assert tried.opened is not None  # noqa: S101 - one of the two
-        return tried.opened
-
-    def _note(self, outcome: str, connection: str = "") -> None:
+    def _note(self, outcome: str, now: float, connection: str = "") -> None:
         self._made.append(
             Attempt(
                 outcome,
-                (time.monotonic() - self.sent_at) * 1000.0,
+                (now - self.sent_at) * 1000.0,
                 connection,
                 self._target.name,
                 self._credential,
@@ -356,10 +373,13 @@ class Attempts:
         if slot is not None:
             slot.release()
 
-    async def _drop_kept(self) -> None:
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            await kept.aclose()
+
+def _over(opened: Opened | None, error: GatewayError | None) -> Opened:
+    """What there is: the answer, or what the try failed with."""
+    if error is not None:
+        raise error
+    assert opened is not None  # noqa: S101 - one of the two
+    return opened
 
 
 def _whole_event(data: bytes) -> bool:
@@ -367,4 +387,4 @@ def _whole_event(data: bytes) -> bool:
 
 
 def _is_plain(opened: Opened) -> bool:
-    return first(opened.headers, "content-encoding") in (None, "identity")
+    return opened.inbound.field("content-encoding") in (None, "identity")

@@ -27,10 +27,10 @@ from app.policy.retry import Budget
 from app.store.facts import Fact
 from app.upstream.attempts import Attempts, Patience
 from app.upstream.failures import in_body
+from app.upstream.limits import Limit, Limits
 from app.upstream.opened import Opened
 from app.upstream.target import Target, TargetStats
 from app.upstream.transport_base import Inbound
-from app.wire.headers import first
 
 STALLED_AFTER_S = 0.25
 
@@ -42,7 +42,7 @@ class Port(Protocol):
     def crowded(self) -> bool:
         """The reader is more than half a pipe behind."""
 
-    def send_head(self, head: object, *, hold: bool = False) -> None:
+    def send_head(self, head: object, *, hold: bool) -> None:
         """Hand up the head."""
 
     async def send(self, data: bytes) -> float:
@@ -85,6 +85,7 @@ class Dispatcher:
         self._patience = patience
         self._budget = budget
         self._news = news
+        self._limits = Limits()
 
     def traffic(self) -> Traffic:
         """Snapshot of slots, breakers and keys."""
@@ -122,18 +123,21 @@ class Dispatcher:
         Raises:
             GatewayError: Refused or UpstreamError; StreamBroken only after the head was handed up.
         """
-        self.hear(self._news())
+        if news := self._news():
+            self.hear(news)
         attempts = Attempts(self._courses[plan.provider], plan, upload, self._patience, self._budget)
         opened: Opened | None = None
+        limit = self._limits.begin(plan.deadline_at)
         try:
-            async with asyncio.timeout(plan.deadline_at - time.monotonic()) as limit:
-                opened = await attempts.send()
-                length = first(opened.headers, "content-length")
-                short = length is not None and length.isdigit() and int(length) <= LIMIT_BYTES
-                port.send_head(_reply(opened, attempts), hold=short and not opened.stream)
-                silence_s = plan.silence_s if opened.stream or not plan.whole else None
-                await _relay(opened, port, limit, silence_s)
-        except TimeoutError:
+            opened = await attempts.send()
+            length = opened.inbound.field("content-length")
+            short = length is not None and length.isdigit() and int(length) <= LIMIT_BYTES
+            port.send_head(_reply(opened, attempts), hold=short and not opened.stream)
+            silence_s = plan.silence_s if opened.stream or not plan.whole else None
+            await self._relay(opened, port, limit, silence_s)
+        except asyncio.CancelledError:
+            if not self._limits.end(limit):
+                raise
             if opened is None:
                 raise _with_journey(attempts.out_of_time(), attempts) from None
             attempts.broke()
@@ -144,9 +148,43 @@ class Dispatcher:
         except GatewayError as exc:
             raise _with_journey(exc, attempts) from exc.__cause__
         finally:
-            if opened is not None:
-                await opened.aclose()  # shielded inside: cancelling cannot leak the connection
-            await attempts.leave()
+            self._limits.end(limit)
+            try:
+                if opened is not None and not opened.settled:
+                    await opened.aclose()  # shielded inside: cancelling cannot leak the connection
+            finally:
+                attempts.leave()
+                if attempts.kept is not None:
+                    await attempts.drop_kept()
+
+    async def _relay(self, opened: Opened, port: Port, limit: Limit, silence_s: float | None) -> None:
+        """Body bytes, as they come; the reader's credit slows this stream alone."""
+        inbound = opened.inbound
+        if opened.peeked:
+            if ahead := await opened.ahead():
+                await port.send(b"".join(ahead))
+                self._moved(limit, silence_s)
+            if opened.over:
+                return
+        if chunk := inbound.take():  # what came with the head costs no turn of the loop
+            await (_send_slowly(inbound, port, chunk) if port.crowded else port.send(chunk))
+            self._moved(limit, silence_s)
+        if inbound.over:
+            return
+        limits, clock = self._limits, time.monotonic
+        async for chunk in inbound:
+            await (_send_slowly(inbound, port, chunk) if port.crowded else port.send(chunk))
+            if silence_s is not None:
+                limit.at = at = clock() + silence_s
+                if at < limits.next_at:
+                    limits.arm(at)
+
+    def _moved(self, limit: Limit, silence_s: float | None) -> None:
+        """From now on the silence counts, where it does."""
+        if silence_s is not None:
+            limit.at = at = time.monotonic() + silence_s
+            if at < self._limits.next_at:
+                self._limits.arm(at)
 
     def _course(self, target: Target) -> tuple[Target, ...]:
         """The target and its fallbacks, theirs after them, each once."""
@@ -173,34 +211,11 @@ def _reply(opened: Opened, attempts: Attempts) -> Reply:
     )
 
 
-async def _relay(opened: Opened, port: Port, limit: asyncio.Timeout, silence_s: float | None) -> None:
-    """Body bytes, as they come; the reader's credit slows this stream alone."""
-    inbound = opened.inbound
-    if ahead := await opened.ahead():
-        await port.send(b"".join(ahead))
-    if opened.over:
-        return
-    loop = asyncio.get_running_loop()
-    moved_at, step_s = 0.0, min(1.0, (silence_s or 0.0) / 20)
-    if ahead and silence_s is not None:
-        limit.reschedule(loop.time() + silence_s + step_s)
-    async for chunk in inbound:
-        if port.crowded:
-            waited_s = await _send_slowly(inbound, port, chunk)
-        else:
-            waited_s = await port.send(chunk)
-        if silence_s is not None:
-            now = loop.time()
-            if now - moved_at > step_s or waited_s:  # moving the timer on every chunk costs more than it tells
-                moved_at = now
-                limit.reschedule(now + silence_s + step_s)
-
-
-async def _send_slowly(inbound: Inbound, port: Port, chunk: bytes) -> float:
+async def _send_slowly(inbound: Inbound, port: Port, chunk: bytes) -> None:
     """Hand up ``chunk`` to a reader that is behind; the pool learns of it once it has been so for a while."""
     stalled = asyncio.get_running_loop().call_later(STALLED_AFTER_S, inbound.stalled, True)
     try:
-        return await port.send(chunk)
+        await port.send(chunk)
     finally:
         stalled.cancel()
         inbound.stalled(False)
@@ -211,9 +226,9 @@ def serving(
 ) -> Callable[[Crossing], Coroutine[Any, Any, None]]:
     """What the bridge runs for one plan: on whichever loop it picks, through that loop's dispatcher."""
 
-    async def serve(crossing: Crossing) -> None:
+    def serve(crossing: Crossing) -> Coroutine[Any, Any, None]:
         upload = aiter(crossing.upload) if streamed else None
-        await dispatcher(crossing.home).serve(crossing, plan, upload)
+        return dispatcher(crossing.home).serve(crossing.up, plan, upload)
 
     return serve
 

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 Kind = Literal["h2", "h1", "exact"]
 State = Literal["cold", "opening", "open"]
 NO_LIMIT = 1 << 31
+L = TypeVar("L", bound="Lane")
 
 
 @dataclass(slots=True, eq=False)
@@ -79,43 +80,43 @@ class Rules:
     streams_per_connection: int = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple, Generic[L]):
     """Take a slot of this lane, after closing ``instead`` (an idle lane whose connection makes room)."""
 
-    lane: Lane
-    instead: Lane | None = None
+    lane: L
+    instead: L | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(NamedTuple, Generic[L]):
     """Open a lane of the kind asked for, after closing ``instead`` (an idle lane whose connection makes room)."""
 
-    instead: Lane | None = None
+    instead: L | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Every connection is in use: wait for a slot to be given back."""
 
 
-Decision = Use | Open | Wait
 WAIT = Wait()
 
 
-def choose(lanes: Sequence[Lane], kind: Kind, rules: Rules) -> Decision:
+def choose(lanes: Sequence[L], kind: Kind, rules: Rules) -> Use[L] | Open[L] | Wait:
     """Where a new request of this kind goes. ``lanes`` is in order of opening."""
     if kind == "h2":
         return _choose_h2(lanes, rules)
     return _choose_h1(lanes, kind, rules)
 
 
-def _choose_h2(lanes: Sequence[Lane], rules: Rules) -> Decision:
-    spare: Lane | None = None
+def _choose_h2(lanes: Sequence[L], rules: Rules) -> Use[L] | Open[L] | Wait:
+    spare: L | None = None
     used = 0
+    most = rules.streams_per_connection
     for lane in lanes:
-        used += lane.connections
-        if lane.kind != "h2" or lane.in_flight >= min(rules.streams_per_connection, lane.limit):
+        if lane.kind != "h2":
+            used += lane.in_flight
+            continue
+        used += 1
+        if lane.in_flight >= most or lane.in_flight >= lane.limit:
             continue
         if lane.own or not lane.stalled:
             return Use(lane)
@@ -128,9 +129,9 @@ def _choose_h2(lanes: Sequence[Lane], rules: Rules) -> Decision:
     return WAIT
 
 
-def _choose_h1(lanes: Sequence[Lane], kind: Kind, rules: Rules) -> Decision:
-    mine: Lane | None = None
-    idle: Lane | None = None
+def _choose_h1(lanes: Sequence[L], kind: Kind, rules: Rules) -> Use[L] | Open[L] | Wait:
+    mine: L | None = None
+    idle: L | None = None
     used = 0
     for lane in lanes:
         used += lane.connections
@@ -145,7 +146,7 @@ def _choose_h1(lanes: Sequence[Lane], kind: Kind, rules: Rules) -> Decision:
     return WAIT
 
 
-def ahead(lanes: Sequence[Lane], slots: int, rules: Rules, limit: int) -> tuple[list[Lane], int]:
+def ahead(lanes: Sequence[L], slots: int, rules: Rules, limit: int) -> tuple[list[L], int]:
     """What has to be up for ``slots`` streams to find an HTTP/2 connection each.
 
     No more than may stay: idle lanes beyond ``max_keepalive`` would be closed again at once.
@@ -159,7 +160,7 @@ def ahead(lanes: Sequence[Lane], slots: int, rules: Rules, limit: int) -> tuple[
     Returns:
         The lanes that carry them, and how many more to open.
     """
-    carrying: list[Lane] = []
+    carrying: list[L] = []
     left, used = slots, 0
     for lane in lanes:
         used += lane.connections
@@ -171,7 +172,7 @@ def ahead(lanes: Sequence[Lane], slots: int, rules: Rules, limit: int) -> tuple[
     return carrying, max(0, min(-(-left // each), may))
 
 
-def expired(lanes: Sequence[Lane], rules: Rules, now: float) -> list[Lane]:
+def expired(lanes: Sequence[L], rules: Rules, now: float) -> list[L]:
     """Idle lanes to close now: those idle for longer than the expiry, and the oldest beyond ``max_keepalive``."""
     idle = sorted((lane for lane in lanes if not lane.in_flight), key=lambda lane: lane.idle_since)
     surplus = max(0, len(idle) - rules.max_keepalive)

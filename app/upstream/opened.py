@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from app.exchange import Headers
 from app.upstream.transport_base import Inbound
-from app.wire.headers import first
 
 
 class Opened:
@@ -32,7 +31,7 @@ class Opened:
         self.inbound = inbound
         self.status = inbound.status
         self.headers: Headers = tuple(inbound.headers)
-        self.stream = (first(self.headers, "content-type") or "").lower().startswith("text/event-stream")
+        self.stream = (inbound.field("content-type") or "").lower().startswith("text/event-stream")
         self._ahead: list[bytes] = []
         self._pending: asyncio.Task[bytes | None] | None = None
         self.over = False
@@ -48,6 +47,13 @@ class Opened:
         data = b"".join(self._ahead)
         while not self.over and len(data) < limit_bytes and not enough(data):
             if self._pending is None:
+                if there := self.inbound.take():
+                    self._ahead.append(there)
+                    data += there
+                    continue
+                if self.inbound.over:
+                    self.over = True
+                    break
                 self._pending = loop.create_task(self._next())
             done, _ = await asyncio.wait((self._pending,), timeout=max(0.0, until - loop.time()))
             if not done or self._pending.exception() is not None:
@@ -66,6 +72,16 @@ class Opened:
             return await anext(self.inbound)
         except StopAsyncIteration:
             return None
+
+    @property
+    def peeked(self) -> bool:
+        """Something was read ahead, or is being read."""
+        return bool(self._ahead) or self._pending is not None
+
+    @property
+    def settled(self) -> bool:
+        """It was read to its end, and there is nothing to let go."""
+        return self._pending is None and self.inbound.over
 
     async def ahead(self) -> list[bytes]:
         """What has been read ahead, to be passed on in front of the rest of ``inbound``.

@@ -19,7 +19,6 @@ import asyncio
 import collections
 import time
 from collections.abc import Coroutine
-from typing import cast
 
 import httpx
 
@@ -27,19 +26,18 @@ from app.exchange import Outbound
 from app.upstream import lanes as policy
 from app.upstream.h2_connect import Opened
 from app.upstream.lane_line import LaneLine
-from app.upstream.lanes import NO_LIMIT, Kind, Lane, Open, Rules, Use
+from app.upstream.lanes import NO_LIMIT, Kind, Open, Rules, Use
 from app.upstream.sockets import take_mark
 from app.upstream.tally import PoolStats, Tally
 from app.upstream.transport_base import Inbound, drain
 from app.upstream.transport_exact import exact_only
-from app.upstream.transport_h2 import H2Transport, NotHttp2
+from app.upstream.transport_h2 import NotHttp2
 from app.upstream.transport_lane import Census, Events, Gate, LaneSlot, LiveLane
 from app.upstream.transport_make import Maker, PoolOptions
 
 __all__ = ["Events", "Pool", "PoolOptions", "PoolStats"]
 
 TICK_S = 0.5
-RECHECK_S = 0.02
 WARM_UP_TARGET = "/"
 
 
@@ -56,6 +54,7 @@ class Pool:
         self.options = options
         self._events: Events = events if events is not None else collections.deque(maxlen=1000)
         self._make = Maker(options)
+        self._owns_h2 = self._make.own("h2")
         self._census = Census(options.origin.startswith("https"), self._tell)
         self._http_version = "" if options.origin.startswith("https") and options.http2 else "HTTP/1.1"
         self._rules = Rules(
@@ -87,25 +86,24 @@ class Pool:
             httpx.TransportError: See ``transport_base``.
         """
         while True:
+            kind = self._kind(outbound, streaming, download)
+            lane, opener = self._at_once(kind), False
             try:
-                return await self._send(self._kind(outbound, streaming, download), outbound)
-            except NotHttp2:
-                continue  # another kind now; nothing was sent, and an upload's source was not asked for anything
-
-    async def _send(self, kind: Kind, outbound: Outbound) -> Inbound:
-        lane, opener = await self._ready(kind)
-        try:
-            inbound = await lane.transport.send(outbound)
-        except NotHttp2:
-            self._give_up_http2(lane)
-            raise
-        except BaseException as error:
-            self._failed(lane, opener, error)
-            self.give(lane)
-            raise
-        self._answered(lane, opener, inbound)
-        inbound.own(LaneSlot(self.give, lane))
-        return inbound
+                if lane is None:
+                    lane, opener = await self._ready(kind)
+                inbound = await lane.transport.send(outbound)
+            except NotHttp2:  # another kind now; nothing was sent, an upload's source was not asked for anything
+                if lane is not None:
+                    self._give_up_http2(lane)
+                continue
+            except BaseException as error:
+                if lane is not None:
+                    self._failed(lane, opener, error)
+                    self.give(lane)
+                raise
+            self._answered(lane, opener, inbound)
+            inbound.own(LaneSlot(self.give, lane))
+            return inbound
 
     async def warm_up(self, slots: int = 1) -> tuple[bool, float]:
         """Open what the first requests will need; never raises.
@@ -142,7 +140,7 @@ class Pool:
         if not await self._connect(self._take("h2") or await self._stand_in_line("h2")):
             return False
         found, more = policy.ahead(self._lanes, slots, self._rules, self._peer_limit)
-        cold = [lane for lane in cast(list[LiveLane], found) if not cast(H2Transport, lane.transport).usable]
+        cold = [lane for lane in found if not (lane.client and lane.client.usable)]
         cold += [self._open("h2") for _ in range(0 if self._closed else more)]
         for lane in cold:
             lane.in_flight += 1
@@ -154,7 +152,8 @@ class Pool:
 
     async def _connect(self, lane: LiveLane) -> bool:
         """Connect a lane whose slot is taken, and give it back; False: the peer does not speak HTTP/2."""
-        client = cast(H2Transport, lane.transport)
+        client = lane.client
+        assert client is not None  # noqa: S101 - ours
         before = client.handshakes
         try:
             await client.connect()
@@ -204,13 +203,21 @@ class Pool:
 
     def _kind(self, outbound: Outbound, streaming: bool, download: bool) -> Kind:
         http1 = self._http_version == "HTTP/1.1"
-        if self._make.own("h2") and not http1:
+        if self._owns_h2 and not http1:
             return "h2"
         if self._make.name == "httpcore":
             return "h1" if http1 or streaming or download else "h2"
         if exact_only(outbound, self._http_version != "HTTP/2" or download):
             return "exact"
         return "h1" if http1 or download else "h2"
+
+    def _at_once(self, kind: Kind) -> LiveLane | None:
+        """A slot on the lane of our own client that is next, where its connection is up and carries one more."""
+        if kind != "h2" or not self._owns_h2 or self._closed:
+            return None
+        decision = policy.choose(self._lanes, kind, self._rules)
+        lane: LiveLane | None = decision.lane if isinstance(decision, Use) else None
+        return lane if lane is not None and lane.take() else None
 
     async def _ready(self, kind: Kind) -> tuple[LiveLane, bool]:
         """A slot on a lane whose connection is up, and whether this request is the one that brings it up."""
@@ -222,7 +229,7 @@ class Pool:
                 if await self._fits(lane):
                     return lane, False
                 continue
-            self._recheck(lane)
+            self._census.recheck(lane, self._lanes)
             if lane.is_open():
                 return lane, False
             if lane.state == "cold":
@@ -246,7 +253,8 @@ class Pool:
         Raises:
             httpx.ConnectError, httpx.ConnectTimeout: Nothing was sent; ``NotHttp2`` is one of them.
         """
-        client = cast(H2Transport, lane.transport)
+        client = lane.client
+        assert client is not None  # noqa: S101 - ours
         try:
             if not client.usable:
                 await client.ready()
@@ -264,23 +272,14 @@ class Pool:
         self.give(lane)
         return False
 
-    def _recheck(self, lane: LiveLane) -> None:
-        """A lane that was idle until now may have lost its connection since the last look."""
-        if lane.in_flight > 1 or not lane.mark or lane.kind != "h2" or not self._census.supported:
-            return
-        if lane.is_open() and time.monotonic() - lane.idle_since > RECHECK_S:
-            self._census.look(self._lanes)
-            if not lane.seen:
-                lane.state = "cold"
-
     def _take(self, kind: Kind) -> LiveLane | None:
         """A slot at once, or None."""
         decision = policy.choose(self._lanes, kind, self._rules)
-        if not isinstance(decision, Use | Open):
+        if not isinstance(decision, (Use, Open)):  # a union would be made anew each time
             return None
         if decision.instead is not None:
             self._retire(decision.instead)
-        lane = cast(LiveLane, decision.lane) if isinstance(decision, Use) else self._open(kind)
+        lane = decision.lane if isinstance(decision, Use) else self._open(kind)
         lane.in_flight += 1
         return lane
 
@@ -323,7 +322,7 @@ class Pool:
     def _own_lane(self) -> LiveLane:
         client = self._make.h2()
         lane = LiveLane(self._number, "h2", client, 0, lambda: client.connections)
-        lane.own = True
+        lane.own, lane.client = True, client
         lane.limit = self._peer_limit  # as its siblings', until its own connection tells
 
         def opened(how: Opened) -> None:
@@ -333,13 +332,12 @@ class Pool:
         client.on_opened(opened)
         return lane
 
-    def _retire(self, lane: Lane) -> None:
+    def _retire(self, lane: LiveLane) -> None:
         """Take an idle lane out now; its client is closed in a task."""
-        retired = cast(LiveLane, lane)
         self._census.look(self._lanes)
-        self._lanes.remove(retired)
-        retired.open_gate(httpx.ConnectError("The pool is closed."))
-        self._spawn(retired.shut())
+        self._lanes.remove(lane)
+        lane.open_gate(httpx.ConnectError("The pool is closed."))
+        self._spawn(lane.shut())
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -354,10 +352,7 @@ class Pool:
         while self._lanes:
             await asyncio.sleep(min(TICK_S, self.options.keepalive_expiry_s / 4))
             self._census.look(self._lanes)
-            if self._census.supported:
-                for lane in self._lanes:
-                    if lane.mark and lane.kind == "h2" and lane.is_open() and not lane.in_flight and not lane.seen:
-                        lane.state = "cold"
+            self._census.cool(self._lanes)
             for idle in policy.expired(self._lanes, self._rules, time.monotonic()):
                 self._retire(idle)
 
@@ -365,6 +360,9 @@ class Pool:
 
     def _answered(self, lane: LiveLane, opener: bool, inbound: Inbound) -> None:
         self._tally.requests += 1
+        if lane.own:
+            self._http_version = inbound.http_version
+            return
         if lane.kind == "h2":
             self._http_version = inbound.http_version
             if inbound.http_version == "HTTP/1.1":

@@ -73,11 +73,6 @@ class Ticket:
         self.lease = lease
         self.judged = False
 
-    @property
-    def credential(self) -> str:
-        """Label of the key, "" for the caller's own."""
-        return self.lease.label if self.lease is not None else ""
-
 
 class Target:
     """One provider on one loop.
@@ -115,28 +110,28 @@ class Target:
 
     # --- before a try
 
-    def admit(self, plan: Plan, tried: frozenset[int]) -> Ticket:
+    def admit(self, plan: Plan, tried: frozenset[int], now: float) -> Ticket:
         """Leave to send ``plan`` now.
 
         Args:
             plan: What is to be sent.
             tried: Keys that have failed this exchange.
+            now: Monotonic s.
 
         Raises:
             BreakerOpen, NoCredential: Not now; ``retry_after_s`` says when. Nothing was sent.
             UnservedModel: No key may serve this model.
         """
-        now = time.monotonic()
-        if not self.breaker.would_admit(now):
-            raise BreakerOpen(retry_after_s=_soon(self.breaker.retry_at - now))
         lease = None
         if self.credentials is not None:
+            if not self.breaker.would_admit(now):
+                raise BreakerOpen(retry_after_s=_soon(self.breaker.retry_at - now))
             found = self._key(self.credentials, plan, tried, now)
             if isinstance(found, Later):
                 raise _refusal(found, now)
             lease = found
         permit = self.breaker.admit(now)
-        if permit is None:  # would_admit has just said otherwise
+        if permit is None:
             raise BreakerOpen(retry_after_s=_soon(self.breaker.retry_at - now))
         if permit.probe:
             asyncio.get_running_loop().call_later(PROBE_PATIENCE_S, self.breaker.release, permit)
@@ -194,7 +189,7 @@ class Target:
 
     # --- after a try
 
-    def judge(self, ticket: Ticket, failure: Failure | None, status: int, headers: Headers) -> None:
+    def judge(self, ticket: Ticket, failure: Failure | None, status: int, headers: Headers, now: float) -> None:
         """Learn from a try.
 
         Args:
@@ -202,13 +197,14 @@ class Target:
             failure: What went wrong, None if nothing did (or what did was the client's fault).
             status: Of the answer, 0 without one.
             headers: Of the answer.
+            now: Monotonic s.
         """
-        now = time.monotonic()
         ticket.judged = True
         self._judge_provider(ticket, failure, status, now)
         if self.credentials is not None and ticket.lease is not None:
             self._judge_key(self.credentials, ticket.lease, failure, status, headers, now)
-        self._rouse()
+        if self._waiting:
+            self._rouse()
 
     def broke(self, ticket: Ticket) -> None:
         """The answer's body broke off after its head had been judged well."""
@@ -224,7 +220,8 @@ class Target:
             self.breaker.release(ticket.permit)
         if self.credentials is not None and ticket.lease is not None:
             self.credentials.ended(ticket.lease)
-        self._rouse()
+        if self._waiting:
+            self._rouse()
 
     def exonerate(self, indices: frozenset[int]) -> None:
         """These keys were benched for a 403 that another key gave too: the request was at fault."""
@@ -319,9 +316,8 @@ class Target:
         )
 
     def _rouse(self) -> None:
-        if self._waiting:
-            for told in self._waiting:
-                _settle(told)
+        for told in self._waiting:
+            _settle(told)
 
     def _tell(self, event: str, **facts: object) -> None:
         self._events.append({"event": event, "provider": self.name, **facts})

@@ -145,6 +145,12 @@ class H2Transport(httpx.AsyncBaseTransport):
         return self._connection is not None and self._connection.usable
 
     @property
+    def carries(self) -> int:
+        """Streams at a time that a connection which takes new ones carries; 0: there is none."""
+        connection = self._connection
+        return 0 if connection is None or connection.draining else connection.max_streams
+
+    @property
     def capacity(self) -> int:
         """Streams at a time: the peer's limit or ours, the smaller one; ours while there is no connection."""
         return self._connection.max_streams if self._connection is not None else self._max_streams

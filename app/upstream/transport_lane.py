@@ -22,9 +22,11 @@ import httpx
 from app.upstream.lanes import Kind, Lane
 from app.upstream.sockets import Sockets, give_mark
 from app.upstream.transport_base import Transport
+from app.upstream.transport_h2 import H2Transport
 
 WATCH_S = 0.02
 SETTLE_S = 0.05
+RECHECK_S = 0.02
 PATIENCE_S = 1.0
 """Longest wait at a gate where sockets can be watched; a third of it where they cannot."""
 
@@ -37,19 +39,21 @@ class LiveLane(Lane):
 
     Attributes:
         transport: The client.
+        client: The same where it is our own.
         count: Tells its open connections; None where they are told by ``mark``.
         mark: The keep-alive interval its sockets carry; 0 for httpcore.
         seen: Open connections at the last look.
         unclaimed: New connections that no request has been told of.
     """
 
-    __slots__ = ("_gate", "_watched", "count", "mark", "seen", "transport", "unclaimed")
+    __slots__ = ("_gate", "_watched", "client", "count", "mark", "seen", "transport", "unclaimed")
 
     def __init__(
         self, number: int, kind: Kind, transport: Transport, mark: int, count: Callable[[], int] | None
     ) -> None:
         super().__init__(number, kind)
         self.transport = transport
+        self.client: H2Transport | None = None
         self.mark = mark
         self.count = count
         self.seen = 0
@@ -57,6 +61,15 @@ class LiveLane(Lane):
         self._gate: Gate | None = None
         self._watched = False
         self.state = "cold" if mark and kind == "h2" else "open"
+
+    def take(self) -> bool:
+        """Take a slot, where the connection of our own client is up and carries one more; whether it was taken."""
+        carries = self.client.carries if self.client is not None else 0
+        if self.in_flight >= carries:
+            return False
+        self.limit = carries
+        self.in_flight += 1
+        return True
 
     def is_open(self) -> bool:
         """Requests may go at once."""
@@ -138,7 +151,8 @@ class LaneSlot:
 
     def release(self) -> None:
         """Give the slot back; called once."""
-        self.stalled(False)
+        if self._stalled:
+            self.stalled(False)
         self._give(self._lane)
 
 
@@ -205,3 +219,20 @@ class Census:
                 self.handshakes += self._tls
                 self._tell("connection_opened", lane=found.number)
         self._known.intersection_update(now)
+
+    def cool(self, lanes: Iterable[LiveLane]) -> None:
+        """Lanes that had lost their idle connection at the last look are cold."""
+        if not self.supported:
+            return
+        for lane in lanes:
+            if lane.mark and lane.kind == "h2" and lane.is_open() and not lane.in_flight and not lane.seen:
+                lane.state = "cold"
+
+    def recheck(self, lane: LiveLane, lanes: Iterable[LiveLane]) -> None:
+        """A lane that was idle until now may have lost its connection since the last look."""
+        if lane.in_flight > 1 or not lane.mark or lane.kind != "h2" or not self.supported:
+            return
+        if lane.is_open() and time.monotonic() - lane.idle_since > RECHECK_S:
+            self.look(lanes)
+            if not lane.seen:
+                lane.state = "cold"

@@ -63,13 +63,11 @@ def status(code: int, retry_after: float | None = None, again: bool | None = Non
     [(3, 0, 3), (3, 1, 2), (3, 2, 1), (3, 3, 1), (3, 99, 1), (1, 0, 1), (0, 0, 1), (3, -5, 3)],
 )
 def test_b32_the_clients_retries_are_tries_made(attempts: int, client_retries: int, left: int) -> None:
-    assert State.begin(Rules(max_attempts=attempts), client_retries) == State(left, 0)
+    assert State.after(0, Rules(max_attempts=attempts), client_retries) == State(left, 0)
 
 
-def test_each_try_makes_a_new_state() -> None:
-    begun = State.begin(RULES, 0)
-    assert begun.tried().tried() == State(1, 2)
-    assert begun == State(3, 0)
+def test_each_try_is_one_less() -> None:
+    assert State.after(2, RULES, 0) == State(1, 2)
 
 
 @given(attempts=st.integers(1, 9), client_retries=st.integers(0, 9), chances=st.sampled_from([ALONE, BOTH]))
@@ -77,12 +75,11 @@ def test_an_exchange_ends_after_its_tries_whatever_fails(
     attempts: int, client_retries: int, chances: Chances
 ) -> None:
     rules = Rules(max_attempts=attempts)
-    state = State.begin(rules, client_retries)
     tries = 0
     answer: PassOn | Again | None = None
     while not isinstance(answer, PassOn):
         tries += 1
-        state = state.tried()
+        state = State.after(tries, rules, client_retries)
         answer = decide(state, status(429), chances, rules, lambda: True, lambda: 0.0)
     assert tries == max(1, attempts - client_retries)
 

@@ -6,6 +6,7 @@ Runs on: loop.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,7 +35,7 @@ from app.policy.retry import Budget, Rules
 from app.store.facts import Fact
 from app.upstream import attempts, target
 from app.upstream.transport_base import NotProcessed
-from tests.unit.upstream.scripted import NEVER, OVERLOADED, STARTED, Naps, Scene, answer, run, stream
+from tests.unit.upstream.scripted import NEVER, OVERLOADED, STARTED, Canned, Naps, Scene, answer, run, stream
 
 RETRIED = [408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529]
 
@@ -694,5 +695,28 @@ def test_b5_a_target_whose_keys_all_rest_for_long_is_of_no_use_now() -> None:
             one = Scene([lambda asked=asked: answer(429, retry_after=asked)], keys=("a",), rules=Rules(1))
             await one.serve()
             assert one.first.stats(asyncio.get_running_loop().time()).usable is usable
+
+    run(scene)
+
+
+def test_a_cancel_while_an_answer_is_let_go_still_frees_its_slot_and_key() -> None:
+    async def scene() -> None:
+        release = asyncio.get_running_loop().create_future()
+
+        class Slow(Canned):
+            async def _close(self) -> None:
+                self.reset = True
+                await release
+
+        slow = Slow(200, [], [b"piece", httpx.ReadError("broken")])
+        one = Scene([slow], keys=["a"])
+        task = asyncio.get_running_loop().create_task(one.serve())
+        while not slow.reset:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        release.set_result(None)
+        stats = one.first.stats(time.monotonic())
+        assert task.cancelled() and (stats.slots.running, stats.credentials[0].in_flight) == (0, 0)
 
     run(scene)
