@@ -19,8 +19,8 @@ ASKED = {"max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
 
 @pytest.fixture
 def guarded(farm: Farm, kind: str, simulator: Running) -> Server:
-    """Its breaker opens after six calls, for about half a second; it is closed, and has forgotten everything."""
-    server = farm.shared(kind, BREAKER_MIN_CALLS=CALLS, BREAKER_OPEN=0.5, STREAM_HEARTBEAT=1)
+    """Its breaker opens after six calls, for less than a second; it is closed, and has forgotten everything."""
+    server = farm.shared(kind, BREAKER_MIN_CALLS=CALLS, BREAKER_OPEN=0.8, STREAM_HEARTBEAT=1)
     break_it(server, simulator)
     until(lambda: breaker(server) == "half_open", what="half-open")
     assert post(server.port, "json-0ms").status == 200
@@ -83,7 +83,7 @@ def test_b35_open_half_open_closed(guarded: Server, simulator: Running) -> None:
     assert samples(guarded, "penstock_breaker_state") == {"closed": 1, "open": 0, "half_open": 0}
     until(lambda: guarded.lines("breaker_closed"), what="the log line")
     event = guarded.lines("breaker_opened")[-1]
-    assert (event["provider"], event["level"]) == ("anthropic", "warning") and 0.3 < event["retry_in_s"] < 0.7
+    assert (event["provider"], event["level"]) == ("anthropic", "warning") and 0.6 < event["retry_in_s"] < 1.0
 
 
 @pytest.mark.parametrize("kind", ["gevent"])
@@ -94,7 +94,7 @@ def test_b35_a_failing_probe_opens_it_for_longer(guarded: Server, simulator: Run
     assert post(guarded.port, "status-503").status == 503
     assert heard(simulator) == before + 1
     assert post(guarded.port, "json-0ms").get("x-penstock-error") == "breaker_open"
-    assert until(lambda: breaker(guarded) == "half_open", what="half-open") > 0.6, "not 0.4 to 0.6 s as at first"
+    assert until(lambda: breaker(guarded) == "half_open", what="half-open") > 1.0, "not 0.64 to 0.96 s as at first"
     assert post(guarded.port, "json-0ms").status == 200
 
 
@@ -154,8 +154,9 @@ def test_b35_what_is_the_upstreams_fault_without_a_5xx(guarded: Server, simulato
 
 @pytest.mark.parametrize("kind", ["gevent"])
 def test_b35_the_sdk_waits_and_is_served(guarded: Server, simulator: Running) -> None:
-    break_it(guarded, simulator)
     with anthropic.Anthropic(base_url=guarded.url, api_key=KEY, max_retries=1) as sdk:
+        sdk.models.list()  # what it imports late takes its time
+        break_it(guarded, simulator)
         began = time.monotonic()
         assert sdk.messages.create(model="claude-sim-json-0ms", **ASKED).type == "message"  # type: ignore[call-overload]
         assert time.monotonic() - began > 0.9, "as long as retry-after says"

@@ -297,6 +297,8 @@ def behind_a_door(farm: Farm, kind: str) -> tuple[Server, int]:
     port = _PORTS.setdefault(kind, free_port())
     settings = {"RETRY_MAX_ATTEMPTS": 10, "RETRY_429_INTERVAL": 0.1, "RETRY_BACKOFF_MAX": 0.3}
     found = farm.shared(kind, upstream=f"http://127.0.0.1:{port}", RETRY_BUDGET_FLOOR=MANY, **settings)
+    with door(port):  # the first exchange of a worker prepares much
+        assert post(found.port, "json-0ms").status == 200
     return found, port
 
 
