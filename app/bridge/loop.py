@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from app.bridge.wait import native_threads, original
+from app.bridge.wait import at_leisure, native_threads, original
 
 Events = deque[dict[str, object]]
 
@@ -131,11 +131,16 @@ class BackgroundLoop:
         self._inbox.append((work, args))
         if not self._armed:
             self._armed = True
-            assert self.loop is not None  # noqa: S101 - start() came first
-            try:
-                self.loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # closed in the meantime: ``alive`` says so to whoever waits
-                self.alive = False
+            if not at_leisure(self._signal):
+                self._signal()
+
+    def _signal(self) -> None:
+        """Wake the loop (any thread)."""
+        assert self.loop is not None  # noqa: S101 - start() came first
+        try:
+            self.loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # closed in the meantime: ``alive`` says so to whoever waits
+            self.alive = False
 
     def here(self) -> bool:
         """True on the loop's own thread."""
@@ -148,7 +153,8 @@ class BackgroundLoop:
     def stop(self) -> None:
         """Stop the loop; pending tasks are cancelled."""
         if self.alive and self.loop is not None:
-            self.post(self._stop)
+            self._inbox.append((self._stop, ()))
+            self._signal()  # at once: whoever stops may never come to leisure again
 
     def _drain(self) -> None:
         self._armed = False  # before the pops: work posted from now on wakes again

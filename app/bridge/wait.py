@@ -30,6 +30,9 @@ def original(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+_get_ident: Callable[[], int] = original("_thread", "get_ident")
+
+
 class _NativeMark:
     """Names of native threads that belong to the bridge itself, by native identity."""
 
@@ -37,13 +40,13 @@ class _NativeMark:
         self._idents: set[int] = set()
 
     def add(self) -> None:
-        self._idents.add(original("_thread", "get_ident")())
+        self._idents.add(_get_ident())
 
     def discard(self) -> None:
-        self._idents.discard(original("_thread", "get_ident")())
+        self._idents.discard(_get_ident())
 
     def here(self) -> bool:
-        return original("_thread", "get_ident")() in self._idents
+        return _get_ident() in self._idents
 
 
 native_threads = _NativeMark()
@@ -232,9 +235,27 @@ class Bell:
             waiter.wake()
 
 
+def _greenlets_here() -> bool:
+    """Whether a greenlet is running: gevent has patched threads, and this one is not the bridge's own."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("threading") and not native_threads.here()
+
+
+def at_leisure(work: Callable[[], None]) -> bool:
+    """Run ``work`` when this greenlet's hub has run what is ready now; False where there is no hub to do it.
+
+    Waking a native thread earlier makes the two fight for the interpreter: the other one gets it at this one's
+    next system call, and each turn of that kind costs two wake-ups by the kernel.
+    """
+    if not _greenlets_here():
+        return False
+    hub = sys.modules["gevent"].get_hub()
+    if hub.loop is None:  # destroyed: this process is ending
+        return False
+    hub.loop.run_callback(work)
+    return True
+
+
 def new_waiter() -> Waiter:
     """A waiter for whoever is running: a greenlet where gevent has patched threads, else a native thread."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading") or native_threads.here():
-        return ThreadWaiter()
-    return GreenletWaiter()
+    return GreenletWaiter() if _greenlets_here() else ThreadWaiter()

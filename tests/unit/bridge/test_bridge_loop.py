@@ -79,6 +79,30 @@ def test_a_batch_costs_one_wake_up(start: Start) -> None:
     assert loop.wakeups - before <= 1
 
 
+def test_under_a_hub_the_loop_is_woken_once_the_hub_is_at_leisure(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, latch, later, done = start(), Latch(), list[Callable[[], None]](), list[str]()
+    monkeypatch.setattr(module, "at_leisure", lambda work: later.append(work) or True)  # type: ignore[func-returns-value]
+    loop.post(done.append, "one")
+    loop.post(done.append, "two")
+    assert (len(later), done) == (1, []), "one wake-up for both, and not yet"
+    later.pop()()
+    monkeypatch.undo()
+    loop.post(latch.open)
+    latch.wait()
+    assert done == ["one", "two"]
+
+
+def test_stop_does_not_wait_for_leisure(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops sleeps natively until the thread is gone: no hub runs any more."""
+    loop = start()
+    monkeypatch.setattr(module, "at_leisure", lambda work: True)
+    loop.post(lambda: None)
+    loop.stop()
+    until_dead(loop)
+
+
 def test_failing_work_is_told_and_does_not_take_the_rest_with_it(start: Start) -> None:
     """What was posted behind it still runs, without another post."""
     loop, busy, go, latch = start(), Latch(), Latch(), Latch()

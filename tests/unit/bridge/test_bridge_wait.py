@@ -15,7 +15,7 @@ import gevent
 import pytest
 
 from app.bridge import wait
-from app.bridge.wait import GreenletWaiter, ThreadWaiter, native_threads, new_waiter, original
+from app.bridge.wait import GreenletWaiter, ThreadWaiter, at_leisure, native_threads, new_waiter, original
 
 SOON_S = 0.001
 LONG_S = 20.0
@@ -217,6 +217,31 @@ def test_a_bell_that_nobody_waits_for_is_not_rung() -> None:
 
     assert bell.wait(ready, LONG_S) is True, "rung between the look and the sleep"
     assert bell.rings == 1
+
+
+def test_at_leisure_comes_after_what_is_ready_and_once(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gevent.monkey", Monkey("threading"))
+    done: list[str] = []
+    ready = [gevent.spawn(done.append, name) for name in ("one", "two")]
+    assert at_leisure(lambda: done.append("leisure")) is True
+    assert done == []
+    gevent.joinall(ready)
+    gevent.idle()
+    assert done == ["one", "two", "leisure"]
+
+
+def test_there_is_no_leisure_without_a_hub(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks then has to do it at once: plain threads, the bridge's own, a process that is ending."""
+    answers = [at_leisure(lambda: None)]
+    monkeypatch.setitem(sys.modules, "gevent.monkey", Monkey("threading"))
+    native_threads.add()
+    try:
+        answers.append(at_leisure(lambda: None))
+    finally:
+        native_threads.discard()
+    monkeypatch.setattr(gevent, "get_hub", lambda: SimpleNamespace(loop=None))
+    answers.append(at_leisure(lambda: None))
+    assert answers == [False, False, False]
 
 
 def test_a_killed_greenlet_leaves_nothing_behind(hub: Any) -> None:
