@@ -124,7 +124,10 @@ class Attempts:
             opened, error, failure = await self._try()
             again = None if failure is None else self._again(failure)
             if again is None:
-                return _over(opened, error)
+                if error is not None:
+                    raise error
+                assert opened is not None  # noqa: S101 - one of the two
+                return opened
             self.kept = opened
             try:
                 await self._prepare(again)
@@ -372,14 +375,6 @@ class Attempts:
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.release()
-
-
-def _over(opened: Opened | None, error: GatewayError | None) -> Opened:
-    """What there is: the answer, or what the try failed with."""
-    if error is not None:
-        raise error
-    assert opened is not None  # noqa: S101 - one of the two
-    return opened
 
 
 def _whole_event(data: bytes) -> bool:

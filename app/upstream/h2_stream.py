@@ -184,7 +184,8 @@ class H2Stream(Inbound):
         self._whole = True
         if 0 < self._left < _UNKNOWN >> 1:
             self.error = Reset(f"The answer ended {self._left} bytes short of its declared length.")
-        self._wake()
+        if self._reader is not None:
+            self._wake()
 
     def fail(self, error: H2Failure) -> None:
         """It is over; a peer that has answered did process it, whatever it says."""

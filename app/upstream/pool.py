@@ -101,7 +101,11 @@ class Pool:
                     self._failed(lane, opener, error)
                     self.give(lane)
                 raise
-            self._answered(lane, opener, inbound)
+            self._tally.requests += 1
+            if lane.own:
+                self._http_version = "HTTP/2"
+            else:
+                self._answered(lane, opener, inbound)
             inbound.own(LaneSlot(self.give, lane))
             return inbound
 
@@ -359,10 +363,6 @@ class Pool:
     # --- what came of a request
 
     def _answered(self, lane: LiveLane, opener: bool, inbound: Inbound) -> None:
-        self._tally.requests += 1
-        if lane.own:
-            self._http_version = inbound.http_version
-            return
         if lane.kind == "h2":
             self._http_version = inbound.http_version
             if inbound.http_version == "HTTP/1.1":

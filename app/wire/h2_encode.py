@@ -79,7 +79,8 @@ def _head(name: str, *, never: bool = False) -> bytes:
 def _text(value: str) -> bytes:
     """A string literal (section 5.2), not Huffman-coded."""
     text = value.encode("latin-1")
-    return integer(len(text), 7, 0) + text
+    size = len(text)
+    return (integer(size, 7, 0) if size > 126 else bytes((size,))) + text
 
 
 def literal(name: str, value: str, *, never: bool = False) -> bytes:
