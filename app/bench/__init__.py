@@ -1,7 +1,12 @@
 """bench: measures the gateway against the simulator, with a control in the same run; ``penstock bench``.
 
-    cli -> storm | overload | sharing -> servers (simulator, gunicorn, redis-server), client, load, procs
-                                      -> *_figures, figures, verdict -> report, table                       pure
+    cli, *_cli -> latency | streaming | concurrent | storm | overload | sharing | profiles | peers
+                    -> servers (simulator, gunicorn, floor, redis-server), client, stream_client, load, procs
+                    -> *_figures, figures, bootstrap, verdict -> report, table, page                     pure
+               -> counts    the hot path's calls, in this process
+               -> suite     several of them in one file
+    gates_cli  -> results -> gates, rollout    of files that were written before                         pure
+    section    -> the README's performance section of such files                                         pure
 
 Context: a bench that generates its load with a heavy client, starts its servers by hand or drops what failed
 flatters whoever runs it. Choice: each command starts everything itself, counts what arrived at the simulator and
