@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from app.bench.command import finish, with_output, with_page
+from app.bench.command import finish, understood, with_others, with_output, with_page
 from app.bench.progress import Say, shown
 from app.bench.report import Report
 
@@ -46,14 +46,7 @@ from app.bench.report import Report
     show_default=True,
     help="To the WSGI floor, in each round.",
 )
-@click.option("--against", multiple=True, metavar="URL", help="A gateway that runs already, measured beside ours.")
-@click.option("--against-pid", multiple=True, type=click.IntRange(1), help="Its first process, for CPU per event.")
-@click.option("--header", multiple=True, metavar="'NAME: VALUE'", help="Sent to --against only: its key.")
-@click.option(
-    "--simulator",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="First line of a running `penstock simulator`, so that --against can have the same upstream.",
-)
+@with_others
 @with_page
 @with_output
 def command(
@@ -68,15 +61,10 @@ def command(
 ) -> None:
     """Event streams: CPU per event, added first byte and delay, memory; beside direct and the WSGI floor."""
     from app.bench import servers
-    from app.bench.against import against as understood
     from app.bench.streaming import run, steps
     from app.bench.streaming_figures import Plan
 
-    plan = Plan(**sizes)
-    try:
-        others = understood(against, against_pid, header)
-    except ValueError as fault:
-        raise click.UsageError(str(fault)) from fault
+    plan, others = Plan(**sizes), understood(against, against_pid, header)
 
     def measure(tell: Say) -> Report:
         return run(plan, tell, others, servers.told(simulator) if simulator else None)
