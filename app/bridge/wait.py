@@ -249,10 +249,10 @@ def at_leisure(work: Callable[[], None]) -> bool:
     """
     if not _greenlets_here():
         return False
-    hub = sys.modules["gevent"].get_hub()
-    if hub.loop is None:  # destroyed: this process is ending
+    loop = sys.modules["gevent"].get_hub().loop
+    if loop is None or not loop.default:  # this process is ending; or a thread whose hub may never run again
         return False
-    hub.loop.run_callback(work)
+    loop.run_callback(work)
     return True
 
 

@@ -231,7 +231,7 @@ def test_at_leisure_comes_after_what_is_ready_and_once(hub: Any, monkeypatch: py
 
 
 def test_there_is_no_leisure_without_a_hub(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks then has to do it at once: plain threads, the bridge's own, a process that is ending."""
+    """It has to be done at once: by plain threads, the bridge's own, at the end, beside the main hub."""
     answers = [at_leisure(lambda: None)]
     monkeypatch.setitem(sys.modules, "gevent.monkey", Monkey("threading"))
     native_threads.add()
@@ -239,9 +239,10 @@ def test_there_is_no_leisure_without_a_hub(hub: Any, monkeypatch: pytest.MonkeyP
         answers.append(at_leisure(lambda: None))
     finally:
         native_threads.discard()
-    monkeypatch.setattr(gevent, "get_hub", lambda: SimpleNamespace(loop=None))
-    answers.append(at_leisure(lambda: None))
-    assert answers == [False, False, False]
+    for loop in (None, SimpleNamespace(default=False)):
+        monkeypatch.setattr(gevent, "get_hub", lambda loop=loop: SimpleNamespace(loop=loop))
+        answers.append(at_leisure(lambda: None))
+    assert answers == [False] * 4
 
 
 def test_a_killed_greenlet_leaves_nothing_behind(hub: Any) -> None:
