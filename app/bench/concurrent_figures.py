@@ -51,6 +51,7 @@ _PER_STREAMS = 1000
 _DEFAULT_ROOM = 1000
 _SPARE = 50
 _CPU_RATIO = 1.1
+_EARLY = 0.95  # a loop's clock stands still while it works through a turn: its timers strike a little early
 _MIB = 1024 * 1024
 
 
@@ -208,7 +209,8 @@ def slow_faults(samples: Sequence[Sample], plan: Plan, met: int) -> list[str]:
         found.append(f"{len(samples) - good} of {len(samples)} requests failed: {texts or 'there were none'}")
     if met < good:
         found.append(f"{good} successes, but the simulator met {met} requests")
-    quick = sum(one.status == 200 and one.full_s < plan.answer_ms / 1000 for one in samples)
+    least_s = plan.answer_ms * _EARLY / 1000
+    quick = sum(one.status == 200 and one.full_s < least_s for one in samples)
     if quick:
         found.append(f"{quick} answers came before the upstream could have given them")
     return found

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -32,17 +33,29 @@ def tree(pid: int, proc: Path = _PROC) -> list[int]:
     return found
 
 
-def cpu_s(pids: Iterable[int], proc: Path = _PROC) -> float:
+def _clock_s(pid: int) -> float:
+    """CPU seconds of a process, to the nanosecond; the numbers in ``stat`` are in ticks of 10 ms.
+
+    clock_getcpuclockid(3): Linux makes the clock's number of the pid.
+    """
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError as error:
+        raise ProcessLookupError(f"process {pid} is gone") from error
+
+
+def cpu_s(pids: Iterable[int], proc: Path = _PROC, clock_s: Callable[[int], float] = _clock_s) -> float:
     """CPU seconds of ``pids``, in user and system mode, with what children of theirs took that have been reaped.
 
     Raises:
         OSError: One of them is gone; what it took since would be missing.
     """
-    ticks = 0
+    ticks, found_s = 0, 0.0
     for pid in pids:
         fields = proc.joinpath(str(pid), "stat").read_text(encoding="utf-8", errors="replace")
-        ticks += sum(int(word) for word in fields.rpartition(")")[2].split()[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK")
+        ticks += sum(int(word) for word in fields.rpartition(")")[2].split()[13:15])
+        found_s += clock_s(pid)
+    return found_s + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def pss_bytes(pids: Iterable[int], proc: Path = _PROC) -> int:

@@ -196,7 +196,7 @@ def test_a_simulator_that_is_not_there_ends_the_bench(tmp_path: Path, text: str)
 
 @pytest.mark.skipif(servers.redis_binary() is None, reason="needs redis-server")
 def test_a_small_sharing(tmp_path: Path) -> None:
-    code, out, err, results, left = bench(tmp_path, "sharing", "--trials", "1", "--watch-s", "1")
+    code, out, err, results, left = bench(tmp_path, "sharing", "--trials", "1", "--watch-s", "3")
     assert (code, left) == (0, []), f"{out}\n{err}"
     assert "two nodes, one Redis" in out
     for name in ("workers", "nodes", "apart"):

@@ -73,7 +73,7 @@ def test_a_failed_slow_request_is_a_fault_and_no_sample() -> None:
     [
         (SLOW[:99], 100, "99 samples of 100 requests"),
         (SLOW, 99, "100 successes, but the simulator met 99 requests"),
-        ([*SLOW[:99], Sample(200, 0.1, 0.499)], 100, "1 answers came before the upstream could have given them"),
+        ([*SLOW[:99], Sample(200, 0.1, 0.474)], 100, "1 answers came before the upstream could have given them"),
     ],
 )
 def test_what_spoils_a_round_of_slow_requests(samples: list[Sample], met: int, text: str) -> None:

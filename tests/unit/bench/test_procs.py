@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from app.bench import procs
 from app.bench.procs import children, cpu_s, holder, inode_of, pss_bytes, rss_bytes, tree
 
 TABLE = (
@@ -72,10 +74,20 @@ def test_cpu_time_is_user_and_system_with_reaped_children(tmp_path: Path) -> Non
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a (b) c) {before} {times} {after}\n")
     ticks_s = os.sysconf("SC_CLK_TCK")
-    assert cpu_s([5, 7], tmp_path) == pytest.approx(4328 / ticks_s)
+    own_s = {5: 1.25, 7: 0.5}
+    assert cpu_s([5, 7], tmp_path, own_s.__getitem__) == pytest.approx(1.75 + 4307 / ticks_s)
     assert cpu_s([], tmp_path) == 0
     with pytest.raises(OSError, match="stat"):
-        cpu_s([5, 8], tmp_path)
+        cpu_s([5, 8], tmp_path, own_s.__getitem__)
+
+
+def test_cpu_time_is_finer_than_a_tick() -> None:
+    began, mine = cpu_s([os.getpid()]), time.process_time()
+    while time.process_time() < mine + 0.003:
+        pass
+    assert 0.003 <= cpu_s([os.getpid()]) - began < 2.0
+    with pytest.raises(ProcessLookupError, match="4194305 is gone"):
+        procs._clock_s(4194305)
 
 
 def test_shared_memory_counts_in_parts(tmp_path: Path) -> None:
