@@ -5,7 +5,8 @@ reference cycles, a tenth of an exchange's CPU, and the data plane uses none of 
 the one that ``create_app`` makes, hands the environ straight to the view while that cannot be told from outside.
 Price: this list of what could tell; where any of it holds, and in blueprints, requests go Flask's way.
 
-    a hook, a route or a signal's receiver was added; the view was replaced; a path of the operator's pages
+    a hook, a route or a signal's receiver was added; the view was replaced; a path of the operator's pages;
+    a test client that wants to look at the request afterwards
 
 Runs on: worker.
 """
@@ -72,7 +73,7 @@ class DirectFlask(Flask):
         direct = self._direct
         if direct is not None:
             path = environ.get("PATH_INFO", "")
-            if path.startswith(_PREFIXES) and path not in self._elsewhere and not self._watched():
+            if path.startswith(_PREFIXES) and path not in self._elsewhere and not self._watched(environ):
                 try:
                     response = direct(environ)
                 except Exception as error:  # noqa: BLE001 - the rim, as Flask's own handler of exceptions is
@@ -81,7 +82,7 @@ class DirectFlask(Flask):
                 return answered
         return super().wsgi_app(environ, start_response)
 
-    def _watched(self) -> bool:
+    def _watched(self, environ: Environ) -> bool:
         """Whether anybody would see the difference."""
         if (
             self.before_request_funcs
@@ -90,6 +91,7 @@ class DirectFlask(Flask):
             or self.teardown_appcontext_funcs
             or self.url_value_preprocessors
             or self.view_functions[self._endpoint] is not self._view
+            or "werkzeug.debug.preserve_context" in environ
         ):
             return True
         for signal in _SIGNALS:  # noqa: SIM110 - a generator would cost a frame per request

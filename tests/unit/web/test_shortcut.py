@@ -98,6 +98,12 @@ def test_what_hangs_on_flask_is_served(app: Flask, contexts: list[str], name: st
     del kept
 
 
+def test_a_test_client_can_look_at_the_request_afterwards(app: Flask) -> None:
+    with app.test_client() as client:
+        assert client.post("/v1/messages").status_code == 200
+        assert flask.request.path == "/v1/messages"
+
+
 def test_an_after_request_hook_still_changes_the_answer(app: Flask) -> None:
     @app.after_request
     def mark(response: flask.Response) -> flask.Response:
