@@ -10,6 +10,7 @@ Runs on: start-up.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -123,7 +124,12 @@ def finish(measure: Callable[[], Outcome], output: Path | None, strict: bool, pa
         output: File for the results, if any.
         strict: Whether a missed aim matters.
         page: File for the page, if any.
+
+    Raises:
+        click.UsageError: Those files cannot be written; nothing is measured then.
+        click.ClickException: Nothing was measured, something is missing, or the files could not be written.
     """
+    _writable(output, page)
     before = signal.signal(signal.SIGTERM, _interrupted)
     about = machine.facts()
     if about["load_1m"] > about["cores"] / 2:
@@ -135,16 +141,44 @@ def finish(measure: Callable[[], Outcome], output: Path | None, strict: bool, pa
     finally:
         signal.signal(signal.SIGTERM, before)
     click.echo(found.text())
-    command = typed(click.get_current_context())
-    if output is not None:
-        data = {**found.json(about), "command": command}
-        output.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    if page is not None:
-        page.write_text(drawn(found.title, found.sections, about, command), encoding="utf-8")
-    if found.faults:
-        raise click.ClickException("\n".join(["incomplete, so not to be used:", *found.faults]))
+    lacks = ["incomplete, so not to be used:", *found.faults] if found.faults else []
+    lacks += _unwritten(found, about, output, page)
+    if lacks:
+        raise click.ClickException("\n".join(lacks))
     if strict and not found.reached:
         sys.exit(MISSED)
+
+
+def _writable(output: Path | None, page: Path | None) -> None:
+    """Returns if both files can be written, as far as can be told without touching them.
+
+    Raises:
+        click.UsageError: One of them cannot, or they are the same.
+    """
+    if output is not None and page is not None and output.resolve() == page.resolve():
+        raise click.UsageError("--output and --page are the same file.")
+    for file in (output, page):
+        if file is None:
+            continue
+        if not file.parent.is_dir():
+            raise click.UsageError(f"{file}: there is no folder {file.parent}.")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise click.UsageError(f"{file} cannot be written.")
+
+
+def _unwritten(found: Outcome, about: Mapping[str, Any], output: Path | None, page: Path | None) -> Iterator[str]:
+    """Writes the files; a sentence on each that could not be."""
+    command = typed(click.get_current_context())
+    contents: tuple[tuple[Path | None, Callable[[], str]], ...] = (
+        (output, lambda: json.dumps({**found.json(about), "command": command}, indent=2) + "\n"),
+        (page, lambda: drawn(found.title, found.sections, about, command)),
+    )
+    for file, content in contents:
+        try:
+            if file is not None:
+                file.write_text(content(), encoding="utf-8")
+        except OSError as fault:
+            yield f"{file} could not be written: {fault.strerror or fault}"
 
 
 def typed(ctx: click.Context) -> str:

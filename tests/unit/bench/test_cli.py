@@ -92,6 +92,71 @@ def test_what_did_not_come_up_ends_with_1_and_no_table(fault: Exception) -> None
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def _nothing_measured() -> Report:
+    raise AssertionError("measured before the files were looked at")
+
+
+def test_files_that_cannot_be_written_are_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lost = _finished(_nothing_measured, output=tmp_path / "no" / "o.json")
+    assert (lost.exit_code, lost.output.splitlines()[-1]) == (
+        2,
+        f"Error: {tmp_path}/no/o.json: there is no folder {tmp_path}/no.",
+    )
+    shut = tmp_path / "shut"
+    shut.mkdir()
+    kept = tmp_path / "kept.json"
+    kept.write_text("older", encoding="utf-8")
+    monkeypatch.setattr("os.access", lambda path, mode: path not in (shut, kept))
+    for file in (shut / "o.json", kept):
+        result = _finished(_nothing_measured, output=file)
+        assert (result.exit_code, result.output.splitlines()[-1]) == (2, f"Error: {file} cannot be written.")
+    assert kept.read_text(encoding="utf-8") == "older"
+
+
+def test_a_page_is_looked_at_too_and_is_no_results_file(tmp_path: Path) -> None:
+    for page, output, words in (
+        (tmp_path / "no" / "p.html", None, "there is no folder"),
+        (tmp_path / "one", tmp_path / "." / "one", "are the same file"),
+    ):
+
+        @click.command()
+        def once(output: Path | None = output, page: Path = page) -> None:
+            finish(_nothing_measured, output, False, page)
+
+        result = CliRunner().invoke(once)
+        assert result.exit_code == 2
+        assert words in result.output
+
+
+def test_an_older_file_stays_until_there_is_something_newer(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text("older", encoding="utf-8")
+
+    def measure() -> Report:
+        raise BenchError("the gateway ended")
+
+    assert _finished(measure, output=kept).exit_code == 1
+    assert kept.read_text(encoding="utf-8") == "older"
+
+
+def test_figures_that_cannot_be_written_in_the_end_are_shown_nevertheless(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+
+    def measure() -> Report:
+        folder.rmdir()
+        return _report(1, "3 samples of 4")
+
+    result = _finished(measure, output=folder / "o.json")
+    assert result.exit_code == 1
+    assert "demo: title" in result.output
+    assert "3 samples of 4" in result.output
+    assert result.output.endswith(f"{folder}/o.json could not be written: No such file or directory\n")
+    assert isinstance(result.exception, SystemExit)
+
+
 def test_every_bench_can_write_its_results() -> None:
     for name in command.commands:
         shown = CliRunner().invoke(command, [name, "--help"]).output
