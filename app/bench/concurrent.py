@@ -174,8 +174,8 @@ class Bench:
             _SETTLE_S + plan.answer_ms / 1000,
         )
         lacks = [] if one.calm else ["the servers were still busy when it began"]
-        lacks += slow_faults(one.samples, plan, sum(one.stats["requests"].values()))
-        most = one.stats["max_open_streams"]
+        most = int(one.stats["max_open_streams"])
+        lacks += slow_faults(one.samples, plan, sum(one.stats["requests"].values()), most)
         found = slow_figures(one.samples, one.duration_s, one.cpu_s, most) | others(one.others_pct)
         self._add(self.slow, found, lacks)
 

@@ -63,4 +63,6 @@ def command(page: Path | None, output: Path | None, strict: bool, **sizes: Any) 
     from app.bench.concurrent_figures import Plan
 
     plan = Plan(**sizes)
+    if 1000 * plan.spread_s >= plan.answer_ms:
+        raise click.UsageError("--spread-s must be shorter than --answer-ms: nothing would be in flight at once.")
     finish(lambda: shown(steps(plan), lambda tell: run(plan, tell), "concurrent"), output, strict, page)

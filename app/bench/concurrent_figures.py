@@ -52,6 +52,7 @@ _DEFAULT_ROOM = 1000
 _SPARE = 50
 _CPU_RATIO = 1.1
 _EARLY = 0.95  # a loop's clock stands still while it works through a turn: its timers strike a little early
+_AT_ONCE_PCT = 95.0  # of the slow requests: a straggler is no lie, half of them would be
 _MIB = 1024 * 1024
 
 
@@ -180,24 +181,26 @@ def slow_figures(samples: Sequence[Sample], duration_s: float, cpu_s: float | No
     """
     good_s = [one.full_s for one in samples if one.status == 200]
     count = len(samples)
+    whole = len(good_s) == count
     return {
         "requests": count,
         "most_upstream": most_upstream,
         "duration_s": round(duration_s, 3),
         "full_p50_ms": milliseconds(percentile(good_s, 0.50)),
         "full_p99_ms": milliseconds(percentile(good_s, 0.99)),
-        "cpu_ms_per_request": round(1000 * cpu_s / count, 5) if cpu_s and count else None,
+        "cpu_ms_per_request": round(1000 * cpu_s / count, 5) if cpu_s and count and whole else None,
         "error_pct": round(100 * (count - len(good_s)) / count, 4) if count else None,
     }
 
 
-def slow_faults(samples: Sequence[Sample], plan: Plan, met: int) -> list[str]:
+def slow_faults(samples: Sequence[Sample], plan: Plan, met: int, most_upstream: int) -> list[str]:
     """What is missing in such a round.
 
     Args:
         samples: Every request.
         plan: What should have been done.
         met: As many as arrived at the simulator.
+        most_upstream: As many as it had open at once.
     """
     found = []
     good = sum(one.status == 200 for one in samples)
@@ -213,6 +216,8 @@ def slow_faults(samples: Sequence[Sample], plan: Plan, met: int) -> list[str]:
     quick = sum(one.status == 200 and one.full_s < least_s for one in samples)
     if quick:
         found.append(f"{quick} answers came before the upstream could have given them")
+    if 100 * most_upstream < _AT_ONCE_PCT * plan.slow_requests:
+        found.append(f"{most_upstream} of {plan.slow_requests} requests were upstream at once")
     return found
 
 

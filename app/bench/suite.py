@@ -160,8 +160,8 @@ def _concurrent(wish: Wish) -> Part:
     from app.bench.concurrent import run, steps
     from app.bench.concurrent_figures import Plan
 
-    small = {"streams": 200, "hold_ms": 1000, "slow_requests": 200, "answer_ms": 500, "starts": 3}
-    plan = Plan(**wish.sizes({**small, "requests": 1000, "rounds": 1}))
+    small = {"streams": 200, "hold_ms": 1000, "slow_requests": 200, "answer_ms": 1000, "spread_s": 0.25}
+    plan = Plan(**wish.sizes({**small, "starts": 3, "requests": 1000, "rounds": 1}))
     return Part("concurrent", lambda say: run(plan, say), steps(plan))
 
 

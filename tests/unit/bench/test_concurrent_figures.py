@@ -58,14 +58,14 @@ def test_slow_requests_are_counted() -> None:
         "cpu_ms_per_request": 0.5,
         "error_pct": 0.0,
     }
-    assert slow_faults(SLOW, PLAN, 100) == []
+    assert slow_faults(SLOW, PLAN, 100, 95) == []
 
 
 def test_a_failed_slow_request_is_a_fault_and_no_sample() -> None:
     samples = [*SLOW[:98], Sample(503, 1e-6, 1e-6), Sample(0, 1e-6, 1e-6)]
-    found = slow_figures(samples, 1.5, None, 98)
+    found = slow_figures(samples, 1.5, 0.05, 98)
     assert (found["error_pct"], found["full_p99_ms"], found["cpu_ms_per_request"]) == (2.0, 598.0, None)
-    assert slow_faults(samples, PLAN, 98) == ["2 of 100 requests failed: 1 with 0, 1 with 503"]
+    assert slow_faults(samples, PLAN, 98, 98) == ["2 of 100 requests failed: 1 with 0, 1 with 503"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_failed_slow_request_is_a_fault_and_no_sample() -> None:
     ],
 )
 def test_what_spoils_a_round_of_slow_requests(samples: list[Sample], met: int, text: str) -> None:
-    assert slow_faults(samples, PLAN, met) == [text]
+    assert slow_faults(samples, PLAN, met, 100) == [text]
 
 
 def test_no_requests_are_no_figures() -> None:
@@ -87,7 +87,15 @@ def test_no_requests_are_no_figures() -> None:
         "most_upstream",
         "duration_s",
     }
-    assert slow_faults([], PLAN, 0) == ["0 samples of 100 requests", "0 of 0 requests failed: there were none"]
+    assert slow_faults([], PLAN, 0, 0) == [
+        "0 samples of 100 requests",
+        "0 of 0 requests failed: there were none",
+        "0 of 100 requests were upstream at once",
+    ]
+
+
+def test_what_was_not_upstream_at_once_is_not_called_so() -> None:
+    assert slow_faults(SLOW, PLAN, 100, 94) == ["94 of 100 requests were upstream at once"]
 
 
 def test_two_workers_are_held_against_one() -> None:

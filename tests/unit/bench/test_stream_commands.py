@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from app.bench import concurrent, machine, profiles, streaming
+from app.bench import concurrent, machine, profiles, streaming, suite
 from app.bench.cli import command
 from app.bench.concurrent_figures import Plan as ConcurrentPlan
 from app.bench.profiles_figures import SWITCH, WHAT, Profiles, sweeps
@@ -68,10 +68,32 @@ def test_what_means_nothing_is_refused(wrong: list[str], calls: list[Any]) -> No
 
 
 def test_options_of_concurrent(calls: list[Any]) -> None:
-    sizes = ["--streams", "5", "--hold-ms", "600", "--slow-requests", "7", "--answer-ms", "8", "--spread-s", "0.5"]
+    sizes = [
+        "--streams",
+        "5",
+        "--hold-ms",
+        "600",
+        "--slow-requests",
+        "7",
+        "--answer-ms",
+        "800",
+        "--spread-s",
+        ".5",
+    ]
     more = ["--starts", "9", "--idle-s", "1", "--requests", "2", "--concurrency", "3", "--rounds", "4"]
     assert _invoked("concurrent", *sizes, *more).exit_code == 0
-    assert calls[0][0] == ConcurrentPlan(5, 600, 7, 8, 0.5, 9, 1.0, 2, 3, 4)
+    assert calls[0][0] == ConcurrentPlan(5, 600, 7, 800, 0.5, 9, 1.0, 2, 3, 4)
+
+
+def test_what_cannot_be_in_flight_at_once_is_refused(calls: list[Any]) -> None:
+    result = _invoked("concurrent", "--answer-ms", "500", "--spread-s", "0.5")
+    assert result.exit_code == 2
+    assert "--spread-s must be shorter than --answer-ms" in result.output
+    assert calls == []
+    for quick in (True, False):
+        suite.parts(suite.Wish(quick))[2].run(lambda _: None)
+    assert len(calls) == 2
+    assert all(1000 * plan.spread_s <= plan.answer_ms / 2 for plan, _ in calls), "of the suite, quick or not"
 
 
 def test_options_of_profiles(calls: list[Any], tmp_path: Path) -> None:
