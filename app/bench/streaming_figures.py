@@ -180,13 +180,18 @@ def wrong(one: Streamed, events: int) -> str:
 
 
 def figures(one: Round) -> Figures:
-    """The figures of a round that need no other; times are those of whole streams, for failures are quick."""
+    """The figures of a round that need no other.
+
+    Times are those of whole streams, for failures are quick. What an event costs, and how many there are in a
+    second, cannot be told apart like that: with a broken stream there is no such figure.
+    """
     good, seen, count = one.good, one.seen, len(one.samples)
+    whole = seen if len(good) == count else 0
     found: Figures = {
         "streams": count,
         "events": seen,
-        "events_per_s": round(seen / one.duration_s, 1) if seen and one.duration_s > 0 else None,
-        "client_cpu_ms_per_event": round(1000 * one.client_s / seen, 5) if seen else None,
+        "events_per_s": round(whole / one.duration_s, 1) if whole and one.duration_s > 0 else None,
+        "client_cpu_ms_per_event": round(1000 * one.client_s / whole, 5) if whole else None,
         "error_pct": round(100 * (count - len(good)) / count, 4) if count else None,
     }
     if one.others_pct is not None:
@@ -202,8 +207,8 @@ def figures(one: Round) -> Figures:
 
 
 def used(one: Round) -> Figures:
-    """What the round took of the processes that carried it."""
-    known = one.cpu_s if one.cpu_s and one.seen else None
+    """What the round took of the processes that carried it; nothing if a stream broke."""
+    known = one.cpu_s if one.cpu_s and one.seen and len(one.good) == len(one.samples) else None
     return {
         "cpu_ms_per_event": round(1000 * known / one.seen, 6) if known else None,
         "events_per_core_s": round(one.seen / known, 1) if known else None,

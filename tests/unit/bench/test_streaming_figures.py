@@ -98,6 +98,9 @@ def test_a_stream_that_is_not_whole_is_an_error_and_no_sample(one: Streamed, tex
     assert figures(found)["error_pct"] == 1.0
     assert figures(found)["ttfb_p99_ms"] == pytest.approx(99)
     assert faults(found, 100) == [f"1 of 100 streams failed: {text}"]
+    spoilt = figures(found) | used(found)
+    names = ("events_per_s", "client_cpu_ms_per_event", "cpu_ms_per_event", "events_per_core_s")
+    assert [spoilt[name] for name in names] == [None] * 4
 
 
 def test_the_events_of_a_broken_stream_have_no_delay_to_go_by() -> None:
