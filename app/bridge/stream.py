@@ -176,6 +176,17 @@ class Up:
                 self._wake()
         return waited_s
 
+    def offer(self, data: bytes) -> bool:
+        """Hand up ``data`` at once, unless the reader is or would be more than half the limit behind (loop)."""
+        put = self._put + len(data)
+        if put - self._taken > LIMIT_BYTES // 2:
+            return False
+        self._chunks.append(data)
+        self._put = put
+        if not self._hold:
+            self._wake()
+        return True
+
     @property
     def crowded(self) -> bool:
         """The reader is more than half the limit behind (loop)."""

@@ -224,8 +224,10 @@ class EventStream:
                 break
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             whole = self._whole(data)
-            if whole:
+            if len(whole) > self._rules.chunk_bytes:
                 yield from split([whole], self._rules.chunk_bytes)
+            elif whole:
+                yield whole
         if self._rest:
             rest, self._rest = self._rest, b""
             yield rest

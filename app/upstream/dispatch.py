@@ -45,6 +45,9 @@ class Port(Protocol):
     def send_head(self, head: object, *, hold: bool) -> None:
         """Hand up the head."""
 
+    def offer(self, data: bytes) -> bool:
+        """Hand up bytes at once, unless the reader is, or would be, crowded."""
+
     async def send(self, data: bytes) -> float:
         """Hand up bytes, waiting for credit; returns the seconds waited."""
 
@@ -171,13 +174,29 @@ class Dispatcher:
             self._moved(limit, silence_s)
         if inbound.over:
             return
-        limits, clock = self._limits, time.monotonic
+        sink = self._sink(port, limit, silence_s)
+        await inbound.flow(sink)
         async for chunk in inbound:
             await (_send_slowly(inbound, port, chunk) if port.crowded else port.send(chunk))
-            if silence_s is not None:
-                limit.at = at = clock() + silence_s
-                if at < limits.next_at:
-                    limits.arm(at)
+            self._moved(limit, silence_s)
+            await inbound.flow(sink)
+
+    def _sink(self, port: Port, limit: Limit, silence_s: float | None) -> Callable[[bytes], bool]:
+        """What hands up pieces at once, as long as the reader keeps up."""
+        limits, clock, offer = self._limits, time.monotonic, port.offer
+        if silence_s is None:
+            return offer
+        lasts_s = silence_s
+
+        def sink(piece: bytes) -> bool:
+            if not offer(piece):
+                return False
+            limit.at = at = clock() + lasts_s
+            if at < limits.next_at:
+                limits.arm(at)
+            return True
+
+        return sink
 
     def _moved(self, limit: Limit, silence_s: float | None) -> None:
         """From now on the silence counts, where it does."""

@@ -62,6 +62,7 @@ class Receiver(asyncio.Protocol):
         self.heard = True
         self._decoder = ResponseDecoder(list_bytes=HEADER_LIST_BYTES)
         self._rest = b""
+        self._full: list[H2Stream] = []
         self._partial: list[bytes] = []
         self._partial_head = (0, 0, 0)
         self._credit = CONNECTION_WINDOW
@@ -133,6 +134,14 @@ class Receiver(asyncio.Protocol):
             self.shut(fault.code, f"The peer broke the protocol: {fault}")
             return
         self._rest = data[at:] if at < total else b""
+        if self._full:
+            self._pour()
+
+    def _pour(self) -> None:
+        """Streams that flow give up what has come in one piece each."""
+        full, self._full = self._full, []
+        for stream in full:
+            stream.pour()
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         size = len(payload)
@@ -153,7 +162,8 @@ class Receiver(asyncio.Protocol):
         if stream is None:
             self._check_known(stream_id)
             return
-        stream.on_data(payload, size, end)
+        if stream.on_data(payload, size, end):
+            self._full.append(stream)
         if end:
             self.over(stream)
 

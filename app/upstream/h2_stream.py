@@ -7,13 +7,15 @@
        └──cancelled, aclose──> RST_STREAM(CANCEL), forgotten
 
 At most ``WINDOW`` bytes wait here: the stream's window is opened again only by reading (B24). A read returns all
-that waits, and opens the window in steps of half of it (RFC 9113 section 6.9).
+that waits, and opens the window in steps of half of it (RFC 9113 section 6.9). While it flows, what one read of
+the socket brought goes to the sink in one piece, without a turn of the reader's task.
 Runs on: loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from app.upstream.h2_outbox import Body
@@ -87,6 +89,7 @@ class H2Stream(Inbound):
         "_loop",
         "_no_body",
         "_reader",
+        "_sink",
         "_whole",
         "_window",
         "body",
@@ -112,6 +115,7 @@ class H2Stream(Inbound):
         self._no_body = method == "HEAD"
         self._chunks: list[bytes] = []
         self._reader: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
         self._whole = False
         self._left = _UNKNOWN
         self._window = WINDOW
@@ -152,8 +156,11 @@ class H2Stream(Inbound):
         if end:
             self.on_end()
 
-    def on_data(self, payload: bytes, size: int, end: bool) -> None:
+    def on_data(self, payload: bytes, size: int, end: bool) -> bool:
         """A piece of the body; ``size`` counts the frame's padding too.
+
+        Returns:
+            It is to be poured out once all that has come is there.
 
         Raises:
             StreamFault: No head yet, more than the window allows, or more than declared.
@@ -166,10 +173,27 @@ class H2Stream(Inbound):
             self._chunks.append(payload)
         if end:
             self.on_end()
-            return
+            return False
         if size > len(payload):
             self._read(size - len(payload))  # padding is consumed at once
+        if self._sink is not None:
+            return True
         if payload and self._reader is not None:
+            self._wake()
+        return False
+
+    def pour(self) -> None:
+        """Give what has come to the sink; what it does not take is for the reader."""
+        chunks, sink = self._chunks, self._sink
+        if not chunks or sink is None:
+            return  # its end, or its failure, came with it
+        piece = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if sink(piece):
+            chunks.clear()
+            if not self._whole:
+                self._read(len(piece))
+        else:
+            self._sink = None
             self._wake()
 
     def _fault(self) -> None:
@@ -238,6 +262,21 @@ class H2Stream(Inbound):
         if self._whole and self.error is None and not self._ended:
             self._finish()
         return piece
+
+    async def flow(self, sink: Callable[[bytes], bool]) -> None:
+        """See ``Inbound``; cancelled, the stream is reset."""
+        if self._chunks or self._whole or self._closed or self.error is not None:
+            return
+        self._sink = sink
+        self._reader = self._loop.create_future()
+        try:
+            await self._reader
+        except asyncio.CancelledError:
+            self._reader = None
+            self.abandon()
+            raise
+        finally:
+            self._sink = None
 
     async def __anext__(self) -> bytes:
         """See ``Inbound``; cancelled while it waits, the stream is reset."""

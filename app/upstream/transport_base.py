@@ -92,6 +92,12 @@ class Inbound:
         """What of the body waits to be read; empty where that takes an ``anext``, or nothing does."""
         return b""
 
+    async def flow(self, sink: Callable[[bytes], bool]) -> None:
+        """Hand every piece to ``sink`` as it comes, until it takes one no more or there is none; then read on.
+
+        What it did not take waits to be read. Transports that cannot do so return at once.
+        """
+
     def field(self, name: str) -> str | None:
         """Value of the first header called ``name`` (lower case), or None."""
         return first(self.headers, name)

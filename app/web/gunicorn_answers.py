@@ -81,6 +81,10 @@ class Answer(wsgi.Response):  # type: ignore[misc]
     def write(self, arg: bytes) -> None:
         """One piece of the body; the head goes with the first one."""
         size = len(arg) if isinstance(arg, bytes) else 0
+        if self.headers_sent and self.chunked and size:
+            self.sent += size
+            self.sock.sendall(b"%X\r\n%b\r\n" % (size, arg))
+            return
         whole = 0 < size <= _ONE_WRITE_BYTES and size == self.response_length
         if self.headers_sent or not whole or self._omits_body:
             super().write(arg)

@@ -173,6 +173,21 @@ def test_crowded_is_more_than_half_the_limit(up: Up) -> None:
     asyncio.run(answer())
 
 
+def test_an_offer_is_taken_at_once_as_long_as_nobody_gets_crowded(up: Up, ends: Ends) -> None:
+    assert up.offer(b"x" * (LIMIT_BYTES // 2))
+    assert not up.offer(b"y"), "whoever has to wait sends"
+    assert (up.take(), ends.wakes) == ([b"x" * (LIMIT_BYTES // 2)], 1)
+    assert up.offer(b"y") and up.take() == [b"y"]
+
+
+def test_an_offer_behind_a_held_head_wakes_nobody(up: Up, ends: Ends) -> None:
+    up.send_head("head", hold=True)
+    assert up.offer(b"body")
+    assert (up.head, ends.wakes) == (None, 0)
+    up.finish(None)
+    assert (up.head, up.take(), ends.wakes) == ("head", [b"body"], 1)
+
+
 def test_credit_given_twice_or_after_a_cancel_is_harmless(up: Up) -> None:
     async def both() -> None:
         up._settle()  # nobody has waited yet

@@ -202,6 +202,11 @@ class Port:
         assert self.reply is None, "a second head"
         self.reply = cast(Reply, head)
 
+    def offer(self, data: bytes) -> bool:
+        assert self.reply is not None, "bytes before the head"
+        self.body += data
+        return True
+
     async def send(self, data: bytes) -> float:
         assert self.reply is not None, "bytes before the head"
         self.body += data
