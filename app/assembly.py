@@ -75,7 +75,7 @@ class Assembly:
             self.bridge,
             self.dispatcher,
             self.life,
-            (self.log, counting.observe, self.health.observe),
+            (counting.observe, self.health.observe, self.log),
         )
         keys = tuple((k.name, k.get_secret_value().encode()) for k in settings.gateway_api_keys)
         guarded = bool(settings.anthropic_api_keys)

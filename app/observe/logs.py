@@ -128,6 +128,9 @@ class ExchangeLog:
     Args:
         level: Least level that is written: ``debug``, ``info``, ``warning`` or ``error``.
         style: ``json`` or ``console``.
+
+    Attributes:
+        lost: Lines that could not be written.
     """
 
     def __init__(self, level: str, style: str) -> None:
@@ -135,6 +138,7 @@ class ExchangeLog:
         self._tells = _LEVELS[level] <= _LEVELS["info"]
         self._sink = sys.stdout.buffer if style == "json" else None
         self._clock = _Clock()
+        self.lost = 0
 
     def __call__(self, record: Record) -> None:
         """One line for one exchange."""
@@ -145,8 +149,11 @@ class ExchangeLog:
             self._logger.info("exchange", **line)
             return
         line["event"], line["level"], line["time"] = "exchange", "info", self._clock.text(time.time())
-        self._sink.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-        self._sink.flush()
+        try:
+            self._sink.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            self._sink.flush()
+        except (OSError, ValueError):  # whoever read stdout is gone; the exchange is not to blame
+            self.lost += 1
 
     def event(self, name: str, **fields: object) -> None:
         """One line for something that happened to this worker."""

@@ -95,6 +95,9 @@ SHARED_STATE_DEGRADED = Gauge(
     "Workers that cannot reach Redis and go on with what they know themselves.",
     multiprocess_mode="livesum",
 )
+LOG_LINES_LOST = Gauge(
+    "penstock_log_lines_lost", "Log lines that could not be written to stdout.", multiprocess_mode="livesum"
+)
 DEGRADED = Gauge("penstock_degraded", "Workers whose background loop cannot serve.", multiprocess_mode="livesum")
 DRAINING = Gauge("penstock_draining", "Workers that are shutting down.", multiprocess_mode="livesum")
 

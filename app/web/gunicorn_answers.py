@@ -48,6 +48,7 @@ class Answer(wsgi.Response):  # type: ignore[misc]
     """gunicorn's response with the upstream's Server and Date; a short body goes out with its head."""
 
     headers_sent: bool
+    sent: int
     _named: frozenset[str] | set[str] = frozenset()
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:

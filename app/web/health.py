@@ -102,6 +102,8 @@ class Health:
             self.probe()
         traffic = self.traffic() if traffic is None else traffic
         reasons = _troubles(traffic)
+        if self._log.lost:
+            reasons.append(f"log: {self._log.lost} lines could not be written to stdout")
         status = "degraded" if degraded or reasons or self._shared() else "ready"
         if degraded:
             reasons.append(degraded)
@@ -138,6 +140,7 @@ class Health:
             metrics.EVENTS.labels(name).inc()
             if name == _WARM_UP_FAILED:
                 self._unreachable = _UNREACHABLE
+        metrics.LOG_LINES_LOST.set(self._log.lost)
         metrics.IN_FLIGHT.set(self.life.in_flight)
         metrics.DEGRADED.set(1 if degraded else 0)
         metrics.DRAINING.set(1 if self.life.draining else 0)

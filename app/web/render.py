@@ -66,9 +66,23 @@ class PassedOn(Response):
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Send the head as it is and hand the body to the server, which closes it."""
+        if self.response is not self._body:
+            return self._changed(environ, start_response)
         pairs = self._pairs if self._headers is None else self._headers.to_wsgi_list()
         start_response(self._status, pairs)
         return ClosingIterator(self._body, self._on_close) if self._on_close else self._body
+
+    def _changed(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """A hook has read the body, or put another in its place: that one goes out, with its own length."""
+        headers = self.headers
+        parts = list(self.iter_encoded()) if isinstance(self.response, list | tuple) else None
+        if environ.get("REQUEST_METHOD") != "HEAD":
+            headers.pop("content-length", None)
+            if parts is not None:
+                headers["content-length"] = str(sum(map(len, parts)))
+        start_response(self._status, headers.to_wsgi_list())
+        ends = [close] if (close := getattr(self._body, "close", None)) is not None else []
+        return ClosingIterator(self.iter_encoded() if parts is None else parts, [*ends, *self._on_close])
 
 
 def error_body(error: GatewayError, request_id: str) -> bytes:

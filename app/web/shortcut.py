@@ -5,8 +5,9 @@ reference cycles, a tenth of an exchange's CPU, and the data plane uses none of 
 the one that ``create_app`` makes, hands the environ straight to the view while that cannot be told from outside.
 Price: this list of what could tell; where any of it holds, and in blueprints, requests go Flask's way.
 
-    a hook, a route or a signal's receiver was added; the view was replaced; a path of the operator's pages;
-    a test client that wants to look at the request afterwards
+    a hook, a route, an error handler or a signal's receiver was added; the view or a method of the application
+    was replaced; TRUSTED_HOSTS is set; a path of the operator's pages; a test client that wants to look at the
+    request afterwards
 
 Runs on: worker.
 """
@@ -18,9 +19,25 @@ from typing import Any
 
 import flask
 from flask import Flask
+from werkzeug.routing import Map, RuleFactory
 
 Environ = dict[str, Any]
 _PREFIXES = ("/v1/", "/anthropic/")
+_REPLACEABLE = frozenset(
+    {
+        "dispatch_request",
+        "finalize_request",
+        "full_dispatch_request",
+        "handle_exception",
+        "handle_user_exception",
+        "make_response",
+        "preprocess_request",
+        "process_response",
+        "request_class",
+        "request_context",
+        "session_interface",
+    }
+)
 _SIGNALS = (
     flask.request_started,
     flask.request_finished,
@@ -32,13 +49,26 @@ _SIGNALS = (
 )
 
 
+class _CountedMap(Map):
+    """Routes, and how often one was added: a later one may be for paths of the data plane."""
+
+    added = 0
+
+    def add(self, rulefactory: RuleFactory) -> None:
+        """werkzeug's own."""
+        self.added += 1
+        super().add(rulefactory)
+
+
 class DirectFlask(Flask):
     """A Flask application with a shorter way for the data plane.
 
     Call ``lead`` once all routes of the application's own are in place.
     """
 
+    url_map_class = _CountedMap
     _direct: Callable[[Environ], Any] | None = None
+    _routes = 0
     _failed: Callable[[Exception, Environ], Any]
     _view: Any = None
     _endpoint = ""
@@ -62,11 +92,17 @@ class DirectFlask(Flask):
         self._direct, self._failed = direct, failed
         self._endpoint, self._view = endpoint, self.view_functions[endpoint]
         self._elsewhere = frozenset(elsewhere)
+        self._routes = self._added()
 
-    def add_url_rule(self, *args: Any, **kwargs: Any) -> None:
-        """Flask's own; a route that comes later may be for paths of the data plane."""
+    def _added(self) -> int:
+        routes = self.url_map
+        assert isinstance(routes, _CountedMap)  # noqa: S101 - url_map_class
+        return routes.added
+
+    def register_error_handler(self, *args: Any, **kwargs: Any) -> None:
+        """Flask's own; a handler that comes later may be for what the view raises."""
         self._direct = None
-        super().add_url_rule(*args, **kwargs)
+        super().register_error_handler(*args, **kwargs)
 
     def wsgi_app(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer one request."""
@@ -91,6 +127,9 @@ class DirectFlask(Flask):
             or self.teardown_appcontext_funcs
             or self.url_value_preprocessors
             or self.view_functions[self._endpoint] is not self._view
+            or self._added() != self._routes
+            or self.config["TRUSTED_HOSTS"]
+            or not _REPLACEABLE.isdisjoint(self.__dict__)
             or "werkzeug.debug.preserve_context" in environ
         ):
             return True

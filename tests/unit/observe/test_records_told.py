@@ -5,6 +5,7 @@ Runs on: worker.
 
 from __future__ import annotations
 
+import io
 import json
 from collections import deque
 from datetime import datetime, timedelta
@@ -60,6 +61,17 @@ def test_b40_a_line_keeps_to_level_and_style(
     told = capsys.readouterr().out.splitlines()
     assert len(told) == lines
     assert all("request_id=r" in line for line in told)
+
+
+def test_a_line_that_nobody_takes_is_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """stdout's reader is gone: the exchange goes on, and it can be told."""
+    log = ExchangeLog("info", "json")
+    closed = io.BytesIO()
+    closed.close()
+    monkeypatch.setattr(log, "_sink", closed)
+    log(RECORD)
+    log(RECORD)
+    assert log.lost == 2
 
 
 def test_b40_the_clock_turns_with_the_second() -> None:

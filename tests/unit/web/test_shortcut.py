@@ -11,6 +11,7 @@ from typing import Any
 import flask
 import pytest
 from flask import Flask
+from werkzeug.routing import Rule
 
 from app.factory import create_app
 from app.settings import Settings
@@ -84,6 +85,11 @@ WATCHERS: dict[str, Callable[[Flask], Any]] = {
     "teardown_appcontext": lambda app: app.teardown_appcontext(lambda error: None),
     "url_value_preprocessor": lambda app: app.url_value_preprocessor(lambda endpoint, values: None),
     "route": lambda app: app.add_url_rule("/v1/mine", "mine", lambda: "mine"),
+    "rule": lambda app: app.url_map.add(Rule("/v1/mine", endpoint="mine")),
+    "error handler": lambda app: app.register_error_handler(KeyError, lambda error: ("", 500)),
+    "method": lambda app: setattr(app, "process_response", app.process_response),
+    "request class": lambda app: setattr(app, "request_class", type("Mine", (flask.Request,), {})),
+    "trusted hosts": lambda app: app.config.update(TRUSTED_HOSTS=["localhost"]),
     "signal": _signal,
     "view": _replace,
 }
@@ -111,6 +117,40 @@ def test_an_after_request_hook_still_changes_the_answer(app: Flask) -> None:
         return response
 
     assert ask(app)[1]["x-mark"] == "1"
+
+
+@pytest.mark.parametrize(("read", "change"), [(True, False), (True, True), (False, True)])
+def test_an_after_request_hook_may_read_and_replace_the_body(app: Flask, read: bool, change: bool) -> None:
+    plain = ask(app)[2]
+    seen: list[bytes] = []
+
+    @app.after_request
+    def look(response: flask.Response) -> flask.Response:
+        response.direct_passthrough = False
+        if read:
+            seen.append(response.get_data())
+        if change:
+            response.set_data(b"other")
+        return response
+
+    status, headers, body = ask(app)
+    assert (status, body) == ("200 OK", b"other" if change else plain)
+    assert headers["content-length"] == str(len(body))
+    assert seen == [plain] * read
+
+
+def test_a_replaced_body_ends_the_exchange_it_stood_for(app: Flask) -> None:
+    """Whole, in pieces of unknown number, or none at all for HEAD."""
+    life = app.extensions["penstock"].life
+
+    @app.after_request
+    def replace(response: flask.Response) -> flask.Response:
+        response.response = (piece for piece in (b"a", b"bc"))
+        return response
+
+    status, headers, body = ask(app)
+    assert (status, body, life.in_flight) == ("200 OK", b"abc", 0)
+    assert "content-length" not in {name.lower() for name in headers}
 
 
 def test_a_route_of_the_applications_own_wins(app: Flask) -> None:
