@@ -207,6 +207,19 @@ def judge(before: Results, after: Results, variant: str, bounds: Sequence[Bound]
     return found
 
 
+def more_errors(before: Results, after: Results, variant: str) -> list[Finding]:
+    """A bound that is broken for certain if there are errors after, and more than before; else nothing.
+
+    Raises:
+        ResultsError: One side has no such figure in a round, though there is one elsewhere.
+    """
+    if not any(ERRORS in one for side in (before, after) for one in side.rounds(variant)):
+        return []  # this bench does not count any
+    was = statistics.fmean(before.series(variant, ERRORS)) / 100
+    found = _finding(before, after, variant, Bound(ERRORS, "<=", was))
+    return [] if found.leans_good else [replace(found, verdict=Verdict.BAD, settle="")]
+
+
 def _finding(before: Results, after: Results, variant: str, bound: Bound) -> Finding:
     old, new = before.series(variant, bound.figure), after.series(variant, bound.figure)
     if bound.figure == ERRORS:

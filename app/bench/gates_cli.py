@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from app.bench.gates import Bound, Claim, Finding, claimed, improved, judge
+from app.bench.gates import Bound, Claim, Finding, claimed, improved, judge, more_errors
 from app.bench.results import Results, ResultsError, read, same_terms
 from app.bench.rollout import RULE, STAGES, Decision, Limits, decide
 
@@ -104,7 +104,8 @@ def assert_latency(
 
     0 percent asks for no worse, 10 for a tenth less, -5 allows a twentieth more. Decided on the 95 % interval of
     after / before over the rounds: "no worse" fails when worse is certain, and passes when worse by more than
-    --margin-pct is ruled out; 0 there asks for certainty. A gain passes when it is certain.
+    --margin-pct is ruled out; 0 there asks for certainty. A gain passes when it is certain. A build with errors,
+    and more of them than before, fails whatever its speed.
 
     Exit codes: 0 PASS, 1 UNDECIDED or refused (data missing, broken or not comparable), 2 usage, 3 FAIL.
     """
@@ -125,7 +126,7 @@ def assert_latency(
         return claim.value, _CLAIMS[claim]
 
     about = {"gate": "assert-latency", "margin_pct": margin_pct}
-    _decided(about, (before, after), lambda _: bounds, verdict, **shared)
+    _decided(about, (before, after), lambda _: bounds, verdict, unasked=more_errors, **shared)
 
 
 @click.command(
@@ -198,15 +199,17 @@ def _decided(
     variant: str,
     allow_other_machine: bool,
     output: Path | None,
+    unasked: Callable[[Results, Results, str], list[Finding]] = lambda *_: [],
 ) -> None:
     """Reads, judges, writes, shows and exits; what was decided before does not stay in the file."""
     if output is not None and output.resolve() in [file.resolve() for file in files]:
         raise click.UsageError("--output would overwrite what is compared.")
     about |= {"part": part, "variant": variant}
     try:
+        _different(files)
         before, after = (read(file, part) for file in files)
         same_terms(before, after, allow_other_machine=allow_other_machine)
-        findings = judge(before, after, variant, bounds(part))
+        findings = judge(before, after, variant, bounds(part)) + unasked(before, after, variant)
     except ResultsError as error:
         _write(output, {**about, "decision": None, "refused": str(error).splitlines(), "criteria": []})
         raise click.ClickException(str(error)) from error
@@ -215,6 +218,21 @@ def _decided(
     _write(output, {**about, **rounds, "decision": word, "criteria": [one.row() for one in findings]})
     click.echo("\n".join([word, *(one.line() for one in findings)]))
     sys.exit(code)
+
+
+def _different(files: tuple[Path, Path]) -> None:
+    """Refuses one measurement in two places: it is as good as itself, whatever it is worth.
+
+    Raises:
+        ResultsError: The files are one, or have the same content.
+    """
+    before, after = files
+    try:
+        same = before.resolve() == after.resolve() or before.read_bytes() == after.read_bytes()
+    except OSError:
+        return  # reading them as results says what is wrong
+    if same:
+        raise ResultsError(f"{before} and {after} are the same measurement.")
 
 
 def _side(results: Results, variant: str) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Results:
         """The rounds of a variant.
 
         Raises:
-            ResultsError: There is no such variant, or it has too few rounds to know how far they scatter.
+            ResultsError: There is no such variant, it has not as many rounds as its settings say, or too
+                few to know how far they scatter.
         """
         found = self.variants.get(variant)
         if found is None:
@@ -63,6 +64,10 @@ class Results:
             raise ResultsError(f"{self.file}: there is no variant {variant!r} (there is: {known}).")
         if len(found) < LEAST:
             raise ResultsError(f"{self.file}: {variant} has {len(found)} round(s), at least {LEAST} are needed.")
+        planned = self.settings.get("starts" if variant == "cold_start" else "rounds", len(found))
+        if planned != len(found):
+            text = f"{variant} has {len(found)} rounds, but its settings say {_brief(planned)}"
+            raise ResultsError(f"{self.file}: {text}.")
         return found
 
     def series(self, variant: str, figure: str) -> list[float]:

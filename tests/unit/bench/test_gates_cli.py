@@ -48,6 +48,7 @@ def write(tmp_path: Path) -> Write:
         report = {
             "bench": "latency",
             "format": 1,
+            "title": name,
             "machine": MACHINE,
             "settings": {"requests": 1000},
             "variants": {"gateway": {"rounds": _rounds(factor, scatter, changes)}},
@@ -201,6 +202,40 @@ def test_files_that_are_not_there_are_named(write: Write, tmp_path: Path) -> Non
         assert result.stderr == f"Error: {tmp_path / 'lost.json'}: No such file or directory.\n"
 
 
+def test_a_measurement_is_not_compared_with_itself(write: Write, tmp_path: Path) -> None:
+    one, copied, linked = write("a"), tmp_path / "copied.json", tmp_path / "linked.json"
+    copied.write_bytes(one.read_bytes())
+    linked.symlink_to(one)
+    for other in (one, copied, linked, tmp_path / "." / "a.json"):
+        for gate in (lambda one, two: _guard(one, two, 5), _assert):
+            result = gate(one, other)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert "are the same measurement" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "code"), [(0.0, 0.1, 3), (0.5, 0.6, 3), (0.5, 0.5, 0), (0.6, 0.5, 0), (0.0, 0.0, 0)]
+)
+def test_a_quick_build_with_more_errors_fails(write: Write, was: float, now: float, code: int) -> None:
+    result = _assert(write("a", error_pct=was), write("b", 0.5, error_pct=now))
+    assert result.exit_code == code
+    assert ("error_pct: bad" in result.stdout) is (code == 3)
+
+
+def test_errors_have_to_be_on_both_sides_or_on_none(write: Write) -> None:
+    def without(file: Path) -> Path:
+        whole = json.loads(file.read_text(encoding="utf-8"))
+        for one in whole["variants"]["gateway"]["rounds"]:
+            del one["error_pct"]
+        file.write_text(json.dumps(whole), encoding="utf-8")
+        return file
+
+    one = _assert(without(write("a")), write("b", 0.5))
+    assert (one.exit_code, one.stdout) == (1, "")
+    assert "gateway.error_pct of round 1 of 3 is missing" in one.stderr
+    assert _assert(without(write("a")), without(write("b", 0.5))).exit_code == 0
+
+
 def test_another_machine_can_be_allowed(write: Write) -> None:
     before, after = write("a"), write("b", 0.8, top={"machine": MACHINE | {"cpu": "other"}})
     assert _assert(before, after).exit_code == 1
@@ -295,5 +330,5 @@ def test_help_shows_the_rule_and_the_exit_codes() -> None:
     for text in ("50, 100 %   no        no           no\n", "0 PROMOTE", "3 HOLD", "4 ROLLBACK", "0.01 is 1"):
         assert text in guard
     latency = CliRunner().invoke(cli.main, ["assert-latency", "--help"]).output
-    for text in ("0 PASS", "1 UNDECIDED", "3 FAIL", "--margin-pct"):
+    for text in ("0 PASS", "1 UNDECIDED", "3 FAIL", "--margin-pct", "more of them than before"):
         assert text in latency

@@ -172,6 +172,19 @@ def test_a_percentage_lies_within_its_bounds(value: Any) -> None:
         with_value(value, "error_pct").series("gateway", "error_pct")
 
 
+@pytest.mark.parametrize("planned", [2, 4, "3", None])
+def test_rounds_that_are_not_as_many_as_were_planned(planned: Any) -> None:
+    results = parsed(settings={"requests": 500, "rounds": planned})
+    with pytest.raises(ResultsError, match=r"a\.json: gateway has 3 rounds, but its settings say"):
+        results.rounds("gateway")
+
+
+def test_cold_starts_are_counted_by_themselves() -> None:
+    variants = {name: {"rounds": [ROUND] * count} for name, count in (("cold_start", 5), ("one_worker", 3))}
+    results = parsed(settings={"rounds": 3, "starts": 5}, variants=variants)
+    assert [len(results.rounds(name)) for name in variants] == [5, 3]
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_rounds_do_not_tell_how_far_they_scatter(count: int) -> None:
     results = parsed(variants={"gateway": {"rounds": [ROUND] * count}})
