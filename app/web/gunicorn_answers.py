@@ -86,8 +86,11 @@ class Answer(wsgi.Response):  # type: ignore[misc]
             self.sent += size
             self.sock.sendall(b"%X\r\n%b\r\n" % (size, arg))
             return
+        if self._omits_body:  # of an answer to HEAD, say: what is there is not sent, and that is no fault
+            self.send_headers()
+            return
         whole = 0 < size <= _ONE_WRITE_BYTES and size == self.response_length
-        if self.headers_sent or not whole or self._omits_body:
+        if self.headers_sent or not whole:
             super().write(arg)
             return
         lines = self.default_headers()
