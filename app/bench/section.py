@@ -6,7 +6,8 @@
 
 Several files become one, which is what the repository keeps in deploy/peers/results.json: ``{"bench": "section",
 "format": 1, "all": <file of bench all>, "peers": <file of bench peers>}``, either of which may be missing. A file
-that says of itself that it is incomplete is refused.
+that says of itself that it is incomplete, or whose aims do not follow from its rounds, is refused, and so are
+files of several machines.
 
 Pure.
 """
@@ -17,6 +18,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from app.bench.section_checks import lacks, machines
 from app.bench.section_peers import side_by_side
 
 BEGIN: Final = "<!-- performance: begin -->"
@@ -65,7 +67,7 @@ def collected(files: Mapping[str, Any]) -> dict[str, Any]:
         files: Name, for messages -> content.
 
     Raises:
-        SectionError: One of them is no results file, or says that it is incomplete.
+        SectionError: One of them is no results file, not whole, or of another machine than the rest.
     """
     found: dict[str, Any] = {"bench": "section", "format": FORMAT}
     for name, data in files.items():
@@ -83,18 +85,25 @@ def collected(files: Mapping[str, Any]) -> dict[str, Any]:
             found[data["bench"]] = data
         else:
             parts = {**found.get("all", {}).get("parts", {}), data["bench"]: data}
-            found["all"] = {"bench": "all", "machine": data.get("machine"), **found.get("all", {}), "parts": parts}
+            head: dict[str, Any] = {"bench": "all", "machine": data.get("machine"), "faults": []}
+            found["all"] = {**head, **found.get("all", {}), "parts": parts}
     if len(found) == 2:
         raise SectionError("there is nothing in these files.")
+    if len(machines(found)) > 1:
+        raise SectionError("these files are of different machines (processor or cores).")
     return found
 
 
 def _complete(name: str, data: Any) -> None:
-    """Raises SectionError if the file says that something is missing in it."""
+    """Raises SectionError if something is missing in the file, or wrong."""
     if not isinstance(data, Mapping):
         raise SectionError(f"{name}: this is not a results file of penstock bench.")
-    for lack in data.get("faults") or ():
-        raise SectionError(f"{name} is incomplete, so not to be used: {lack}")
+    try:
+        lack = next(lacks(data), "")
+    except (KeyError, TypeError, AttributeError, ValueError) as fault:
+        raise SectionError(f"{name}: this results file is not whole: {fault!r}") from fault
+    if lack:
+        raise SectionError(f"{name}: {lack}")
 
 
 def _elsewhere(data: Mapping[str, Any]) -> dict[str, Any]:

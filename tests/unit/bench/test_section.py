@@ -33,7 +33,14 @@ def aim(variant: str, figure: str, bound: float, value: float | None, **more: An
 
 def report(bench: str, aims: list[dict[str, Any]], interval: dict[str, Any] | None = None) -> dict[str, Any]:
     """A results file of one bench."""
-    variants = {one["variant"]: {"median": {}, "interval": interval or {}, "rounds": []} for one in aims}
+    variants: dict[str, Any] = {}
+    for one in aims:
+        variant = variants.setdefault(
+            one["variant"], {"median": {}, "interval": interval or {}, "rounds": [{}, {}, {}]}
+        )
+        for number, row in enumerate(variant["rounds"]):
+            spread = (number - 1) * (one["over"] == "median")
+            row[one["figure"]] = one["value"] and one["value"] + spread
     head = {"bench": bench, "format": 1, "machine": MACHINE, "settings": {}, "faults": []}
     return {**head, "variants": variants, "aims": aims, "command": f"penstock bench {bench} --rounds 5"}
 
@@ -59,10 +66,10 @@ WHOLE = {
 }
 
 
-def changed(data: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
+def changed(data: dict[str, Any], *path: str | int, to: Any) -> dict[str, Any]:
     """A copy with another value at ``path``."""
     found = copy.deepcopy(data)
-    inner = found
+    inner: Any = found
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = to
@@ -136,8 +143,11 @@ def test_several_files_become_one() -> None:
     [
         ([], "this is not a results file"),
         ({"format": 1}, "this is not a results file"),
-        (changed(WHOLE, "faults", to=["latency: too few"]), "incomplete, so not to be used: latency: too few"),
-        ({"bench": "section", "all": changed(WHOLE, "faults", to=["x"])}, "a.json: all is incomplete"),
+        (
+            changed(WHOLE, "faults", to=["latency: too few"]),
+            "a.json: incomplete, so not to be used: latency: too few",
+        ),
+        ({"bench": "section", "all": changed(WHOLE, "faults", to=["x"])}, "a.json: all: incomplete"),
         ({"bench": "section", "peers": 3}, "a.json: peers: this is not a results file"),
         ({"bench": "section"}, "there is nothing in these files"),
     ],
@@ -147,8 +157,56 @@ def test_files_that_no_section_is_made_of(data: Any, words: str) -> None:
         collected({"a.json": data})
 
 
-@pytest.mark.parametrize("path", [("machine",), ("parts",), ("parts", "latency", "variants")])
-def test_a_file_that_is_not_whole(path: tuple[str, ...]) -> None:
+RATIO: dict[str, Any] = LATENCY["aims"][0]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (changed(LATENCY, "faults", to=None), "nothing says whether it has faults"),
+        (
+            {name: value for name, value in LATENCY.items() if name != "faults"},
+            "nothing says whether it has faults",
+        ),
+        (changed(WHOLE, "parts", "latency", "faults", to=None), "latency: nothing says whether it has faults"),
+        (changed(WHOLE, "parts", "latency", "faults", to=["x"]), "latency: incomplete, so not to be used: x"),
+        (changed(LATENCY, "variants", to={}), "nothing was measured"),
+        (changed(LATENCY, "variants", "gateway", "rounds", to=[]), "latency: gateway has no rounds"),
+        (changed(LATENCY, "variants", "gateway", "median", to={"x": float("nan")}), "a number that is none"),
+        (changed(LATENCY, "variants", "gateway", "rounds", to=[{"x": float("inf")}]), "a number that is none"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "value": 2.1235}]), "gateway.floor_ratio: what was reached"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "value": None}]), "does not follow from the rounds"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "met": False}]), "does not follow from the rounds"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "met": 1}]), "does not follow from the rounds"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "bound": 2.0}]), "does not follow from the rounds"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "over": "worst"}]), "does not follow from the rounds"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "over": "best"}]), "does not follow from the rounds"),
+        (changed(LATENCY, "aims", to=[{**RATIO, "relation": "<"}]), "does not follow from the rounds"),
+    ],
+)
+def test_figures_that_nobody_measured_are_not_quoted(data: Any, words: str) -> None:
+    for file in (data, {"bench": "section", "all": data} if data["bench"] == "all" else data):
+        with pytest.raises(SectionError, match=words):
+            collected({"a.json": file})
+
+
+@pytest.mark.parametrize("fact", [{"cpu": "Other CPU"}, {"cores": 4}])
+def test_files_of_several_machines_are_no_section(fact: dict[str, Any]) -> None:
+    other = {**MACHINE, **fact}
+    for first, second in (
+        (WHOLE, changed(STREAMING, "machine", to=other)),
+        (LATENCY, changed(STREAMING, "machine", to=other)),
+        (changed(WHOLE, "parts", "latency", "machine", to=other), STREAMING),
+        (LATENCY, {"bench": "section", "all": changed(WHOLE, "machine", to=other)}),
+    ):
+        with pytest.raises(SectionError, match="different machines"):
+            collected({"a.json": first, "b.json": second})
+    later = changed(STREAMING, "machine", to={**MACHINE, "at": "2026-12-01T00:00:00", "load_1m": 1.0})
+    assert collected({"a.json": WHOLE, "b.json": later})
+
+
+@pytest.mark.parametrize("path", [("machine",), ("parts",), ("parts", "latency", "aims", 0)])
+def test_a_file_that_is_not_whole(path: tuple[str | int, ...]) -> None:
     with pytest.raises(SectionError, match="not whole"):
         markdown(collected({"all.json": changed(WHOLE, *path, to={})}))
 

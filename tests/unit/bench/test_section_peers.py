@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.bench.section import collected, markdown
+from app.bench.section import SectionError, collected, markdown
 from app.bench.section_peers import side_by_side
 from tests.unit.bench.test_section import MACHINE, WHOLE
 
@@ -32,7 +32,12 @@ OURS: dict[str, float | None] = {
 
 def peers(others: dict[str, dict[str, float | None]], known: dict[str, Any] | None = None) -> dict[str, Any]:
     """A results file of ``bench peers``."""
-    medians = {"direct": {"error_pct": 0.0}, "floor": {"cpu_ms_per_request": 0.2}, "gateway": OURS, **others}
+    medians: dict[str, dict[str, float | None]] = {
+        "direct": {"error_pct": 0.0},
+        "floor": {"cpu_ms_per_request": 0.2},
+        "gateway": OURS,
+        **others,
+    }
     about = {name: {"version": f"{name} 1", "faults": []} for name in others}
     return {
         "bench": "peers",
@@ -47,7 +52,10 @@ def peers(others: dict[str, dict[str, float | None]], known: dict[str, Any] | No
             "gap_ms": 20,
             "peers": {**about, **(known or {})},
         },
-        "variants": {name: {"median": median, "interval": {}, "rounds": []} for name, median in medians.items()},
+        "variants": {
+            name: {"median": median, "interval": {}, "rounds": [dict(median)] * 3}
+            for name, median in medians.items()
+        },
         "aims": [],
         "faults": [],
         "command": "penstock bench peers --cache /some/where",
@@ -151,6 +159,21 @@ def test_the_section_has_it_and_says_how_to_make_it() -> None:
     commands = "penstock bench peers --output peers.json\npenstock bench section peers.json\n```\n"
     assert whole.endswith(f"```sh\n{commands}")
     assert "| one worker | aim |" not in whole
+
+
+def test_a_peer_that_could_not_be_measured_has_no_rounds_but_a_fault() -> None:
+    data = peers({"litellm": {}}, {"litellm": {"version": "", "faults": ["no network"]}})
+    data["variants"]["litellm"]["rounds"] = []
+    assert "LiteLLM: no network." in markdown(collected({"peers.json": data}))
+    data["settings"]["peers"]["litellm"]["faults"] = []
+    with pytest.raises(SectionError, match="litellm has no rounds"):
+        collected({"peers.json": data})
+
+
+def test_the_side_by_side_is_of_the_same_machine() -> None:
+    other = {**peers({"nginx": dict(OURS)}), "machine": {**MACHINE, "cores": 64}}
+    with pytest.raises(SectionError, match="different machines"):
+        collected({"all.json": WHOLE, "peers.json": other})
 
 
 def test_the_side_by_side_may_be_of_another_day() -> None:
