@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from app.bench.command import finish, say, understood, with_others, with_output, with_page
+from app.bench.command import Remembering, finish, say, understood, with_others, with_output, with_page
 from app.bench.progress import Say, shown
 from app.bench.report import Report
 
@@ -26,7 +26,7 @@ ELSEWHERE: Final = {
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Remembering):
     """A group that imports a sub-command of another module when it is asked for, and lists only what exists."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

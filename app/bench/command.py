@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from app.bench import machine
 from app.bench.against import Against, against
@@ -29,6 +28,7 @@ from app.bench.servers import BenchError
 
 MISSED = 3
 _SECRET = ("header",)
+_TYPED = "app.bench.command.typed"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -181,21 +181,33 @@ def _unwritten(found: Outcome, about: Mapping[str, Any], output: Path | None, pa
             yield f"{file} could not be written: {fault.strerror or fault}"
 
 
+class Remembering(click.Group):
+    """A group whose commands know their arguments as they were typed, for whoever wants to measure again."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; that makes other values of them."""
+        found = super().resolve_command(ctx, args)
+        ctx.meta[_TYPED] = list(found[2])
+        return found
+
+
 def typed(ctx: click.Context) -> str:
     """The command as it was typed, without where its results go and without what may be secret."""
     return " ".join([ctx.command_path, *_given(ctx)])
 
 
 def _given(ctx: click.Context) -> Iterator[str]:
-    """The options that were typed."""
-    for param in ctx.command.params:
+    """The options that were typed, in their order; of one that counts once, what was typed last."""
+    texts, _, order = ctx.command.make_parser(ctx).parse_args(list(ctx.meta.get(_TYPED, ())))
+    for param in dict.fromkeys(order):
         name = param.name or ""
-        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in ("output", "page"):
+        if name in ("output", "page"):
             continue
-        value = ctx.params[name]
-        for one in value if param.multiple else [value]:
-            if one is True:
+        for text in texts[name] if param.multiple else [texts[name]]:
+            if isinstance(param, click.Option) and param.is_flag:
                 yield param.opts[0]
                 continue
-            text = f"{str(one).partition(':')[0]}: ..." if name in _SECRET else str(one)
-            yield f"{param.opts[0]} {shlex.quote(text)}"
+            shown = f"{text.partition(':')[0]}: ..." if name in _SECRET else str(text)
+            yield f"{param.opts[0]} {shlex.quote(shown)}"

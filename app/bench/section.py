@@ -210,11 +210,16 @@ def _when(machine: Mapping[str, Any]) -> str:
 
 def _commands(whole: Mapping[str, Any] | None, peers: Mapping[str, Any] | None) -> Sequence[str]:
     """What reproduces the files, and this section of them."""
-    lines, files = [], []
-    for name, data in (("all", whole), ("peers", peers)):
-        if data:
-            lines.append(f"{data.get('command') or f'penstock bench {name}'} --output {name}.json")
-            files.append(f"{name}.json")
+    again = {}
+    if whole and "command" in whole:
+        again["all"] = whole["command"]
+    for name, part in (whole or {}).get("parts", {}).items():
+        if "command" in part or "all" not in again:
+            again[name] = part.get("command") or f"penstock bench {name}"
+    if peers:
+        again["peers"] = peers.get("command") or "penstock bench peers"
+    lines = [f"{command} --output {name}.json" for name, command in again.items()]
+    files = [f"{name}.json" for name in again]
     return [*lines, f"penstock bench section {' '.join(files)}"]
 
 

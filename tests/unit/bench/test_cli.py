@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from app.bench import cli, machine, suite
 from app.bench.cli import command
-from app.bench.command import finish, with_page
+from app.bench.command import Remembering, finish, with_page
 from app.bench.report import Report, Row, Variant
 from app.bench.servers import BenchError
 from app.bench.verdict import Aim, judge
@@ -42,10 +42,13 @@ def _finished(measure: Callable[[], Report], *, strict: bool = False, output: Pa
 def test_the_command_is_in_file_and_page_without_secrets_and_places(tmp_path: Path) -> None:
     output, drawing = tmp_path / "o.json", tmp_path / "p.html"
 
-    @click.command()
+    top = Remembering("top")
+
+    @top.command()
     @click.option("--rounds", type=int, default=3)
     @click.option("--requests", type=int, default=4)
     @click.option("--quick", is_flag=True)
+    @click.option("--only", callback=lambda ctx, param, value: tuple(value.split(",")))
     @click.option("--header", multiple=True)
     @click.option("--against", multiple=True)
     @click.option("--output", type=click.Path(path_type=Path))
@@ -53,11 +56,14 @@ def test_the_command_is_in_file_and_page_without_secrets_and_places(tmp_path: Pa
     def once(output: Path, page: Path, **_: object) -> None:
         finish(lambda: _report(1), output, False, page)
 
-    arguments = ["--rounds", "2", "--quick", "--header", "x-api-key: secret"]
-    arguments += ["--against", "http://a/?", "--against", "b"]
+    arguments = ["--rounds=02", "--quick", "--only", "nginx,flask", "--header", "x-api-key: secret"]
+    arguments += ["--against", "http://a/?", "--against", "b c"]
     files = ["--output", str(output), "--plot", str(drawing)]
-    assert CliRunner().invoke(once, [*arguments, *files]).exit_code == 0
-    typed = "once --rounds 2 --quick --header 'x-api-key: ...' --against 'http://a/?' --against b"
+    assert CliRunner().invoke(top, ["once", *arguments, *files]).exit_code == 0
+    typed = (
+        "top once --rounds 02 --quick --only nginx,flask --header 'x-api-key: ...' "
+        "--against 'http://a/?' --against 'b c'"
+    )
     assert json.loads(output.read_text())["command"] == typed
     assert "secret" not in drawing.read_text()
     assert "demo: title" in drawing.read_text()

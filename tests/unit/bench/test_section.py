@@ -60,7 +60,10 @@ WHOLE = {
     "bench": "all",
     "format": 2,
     "machine": MACHINE,
-    "parts": {"latency": LATENCY, "streaming": STREAMING},
+    "parts": {
+        one["bench"]: {name: value for name, value in one.items() if name != "command"}
+        for one in (LATENCY, STREAMING)
+    },
     "faults": [],
     "command": "penstock bench all --rounds 5",
 }
@@ -118,6 +121,22 @@ def test_where_and_how() -> None:
     assert "```sh\npenstock bench all --rounds 5 --output all.json\npenstock bench section all.json\n```" in text
 
 
+def test_single_files_have_commands_of_their_own() -> None:
+    streaming = {name: value for name, value in STREAMING.items() if name != "command"}
+    text = markdown(collected({"a.json": LATENCY, "b.json": streaming}))
+    assert (
+        "```sh\npenstock bench latency --rounds 5 --output latency.json\n"
+        "penstock bench streaming --output streaming.json\n"
+        "penstock bench section latency.json streaming.json\n```"
+    ) in text
+    text = markdown(collected({"all.json": WHOLE, "latency.json": LATENCY}))
+    assert (
+        "```sh\npenstock bench all --rounds 5 --output all.json\n"
+        "penstock bench latency --rounds 5 --output latency.json\n"
+        "penstock bench section all.json latency.json\n```"
+    ) in text
+
+
 def test_where_peers_were_installed_is_nobodys_business() -> None:
     data = changed(WHOLE, "command", to="penstock bench all --cache '/some/where else' --rounds 5")
     found = collected({"all.json": data})
@@ -131,7 +150,7 @@ def test_several_files_become_one() -> None:
     found = collected({"all.json": WHOLE, "latency.json": newer})
     assert list(found["all"]["parts"]) == ["latency", "streaming"]
     assert found["all"]["parts"]["latency"] == newer
-    assert WHOLE["parts"]["latency"] == LATENCY  # type: ignore[index]
+    assert "command" not in WHOLE["parts"]["latency"]  # type: ignore[index]
     assert collected({"results.json": found}) == found
     alone = collected({"latency.json": LATENCY})
     assert (alone["bench"], alone["format"], list(alone["all"]["parts"])) == ("section", 1, ["latency"])
@@ -240,7 +259,7 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     files = [str(tmp_path / "all.json"), str(tmp_path / "latency.json")]
     shown = CliRunner().invoke(command, files)
-    assert (shown.exit_code, shown.output) == (0, markdown(collected({"all.json": WHOLE})))
+    assert (shown.exit_code, shown.output) == (0, markdown(collected({"a": WHOLE, "b": LATENCY})))
     one, readme = tmp_path / "results.json", tmp_path / "README.md"
     quiet = CliRunner().invoke(command, [*files, "--collect", str(one), "--into", str(readme)])
     assert (quiet.exit_code, quiet.output) == (0, "")
