@@ -91,7 +91,8 @@ async def answered(
     """Sends what ``arrive`` sends, on connections that are open before; ``data`` makes the body of each."""
     headers = {**HEADERS, **target.headers}
     async with Client(target.url, timeout_s=timeout_s) as client:
-        await client.open(connections)
+        with servers.named(target.words, target.url):
+            await client.open(connections)
 
         async def send(index: int) -> Sample:
             answer = await client.request("POST", PATH, headers, data(index))

@@ -138,7 +138,8 @@ class Bench:
         """All of drop mode."""
         plan = self._plan
         async with Client(gateway.url, timeout_s=_SETTLE_S) as client:
-            await client.open(plan.requests)
+            with servers.named("the gateway", gateway.url):
+                await client.open(plan.requests)
             self.before_mib = mib(gateway.rss_bytes())
             for _ in range(_BURSTS):
                 found = await spread(plan.requests, 0.0, _health(client))
@@ -160,7 +161,8 @@ class Bench:
         plan = self._plan
         model = f"claude-sim-json-{plan.answer_ms}ms"
         async with Client(gateway.url, timeout_s=_SETTLE_S) as client:
-            await client.open(plan.requests)
+            with servers.named("the gateway", gateway.url):
+                await client.open(plan.requests)
             send = _sender(client, model, to=caller_of)
             for number in range(1, _WAITS + 1):
                 self._say(f"wait: repetition {number}/{_WAITS}")

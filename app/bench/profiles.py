@@ -128,7 +128,8 @@ class Bench:
         pids = target.pids() if target.pids else []
         before = pss_bytes(pids)
         async with Streams(target.url, timeout_s=_LONGEST_S) as client:
-            await client.open(plan.downloads_at_once)
+            with servers.named(target.words, target.url):
+                await client.open(plan.downloads_at_once)
 
             async def send(index: int) -> Streamed:
                 data = body(f"claude-sim-big-{plan.download_kib}k", f"{text}, download {index}")

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gunicorn.config import KNOWN_SETTINGS
 
@@ -41,6 +41,36 @@ _LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
 
 class BenchError(Exception):
     """Something needed did not come up or went away; nothing was measured."""
+
+
+class Upstream(Running):
+    """A simulator that says who it is when it does not answer."""
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> Any:
+        """As a simulator does.
+
+        Raises:
+            BenchError: Nobody answers.
+        """
+        try:
+            return Running._ask(self, method, path, body)
+        except (OSError, http.client.HTTPException) as fault:
+            raise BenchError(
+                f"the simulator at {self.plain_url} (process {self.pid}) went away: {fault}"
+            ) from fault
+
+
+@contextlib.contextmanager
+def named(words: str, url: str) -> Iterator[None]:
+    """Connections are opened in the block.
+
+    Raises:
+        BenchError: One could not be; it says whose.
+    """
+    try:
+        yield
+    except OSError as fault:
+        raise BenchError(f"{words} at {url} does not take connections: {fault}") from fault
 
 
 class Process:
@@ -222,7 +252,7 @@ def simulator() -> Iterator[Running]:
             found = stack.enter_context(running(Options()))
         except (RuntimeError, OSError) as fault:
             raise BenchError(f"the simulator did not come up: {fault}") from fault
-        yield found
+        yield Upstream(found.plain_url, found.tls_url, found.ca_path, found.pid)
 
 
 def told(path: Path) -> Running:
@@ -233,9 +263,9 @@ def told(path: Path) -> Running:
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8").partition("\n")[0])
-        found = Running(facts["plain"], facts["tls"], facts["ca"], int(facts["pid"]))
+        found = Upstream(facts["plain"], facts["tls"], facts["ca"], int(facts["pid"]))
         found.stats()
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (BenchError, OSError, ValueError, KeyError, TypeError) as fault:
         raise BenchError(f"{path} leads to no simulator: {fault!r}") from fault
     return found
 

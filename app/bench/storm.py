@@ -111,7 +111,8 @@ def _round(variant: Variant, simulator: Running, script: Script, folder: Path) -
 async def _storm(variant: str, url: str, simulator: Running, script: Script) -> tuple[list[Sample], float]:
     """The samples of one round, and how long it took."""
     async with Client(url, simulator.ca_path, _SETTLE_S + script.answer_ms / 1000) as client:
-        await client.open(min(script.concurrency, script.requests))
+        with servers.named(variant, url):
+            await client.open(min(script.concurrency, script.requests))
         simulator.set_keys(script.programs())
         began_s = time.monotonic()
         send = _sender(variant, client, script)

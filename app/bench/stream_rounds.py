@@ -160,7 +160,8 @@ async def paced(target: Target, simulator: Running, plan: Plan, text: str) -> Ro
     await calm([simulator.pid, *pids])
     before = pss_bytes(pids)
     async with Streams(target.url, target.ca_path, plan.longest_s) as client:
-        await client.open(plan.streams)
+        with servers.named(target.words, target.url):
+            await client.open(plan.streams)
 
         async def send(index: int) -> Streamed:
             return await client.stream(stream_body(plan.model, f"{text}, stream {index}"), target.headers)
@@ -179,7 +180,8 @@ async def burst(target: Target, simulator: Running, plan: Plan, text: str) -> Ro
     """Streams without gaps; each caller begins its next one when one ends."""
     samples: list[Streamed] = []
     async with Streams(target.url, target.ca_path, plan.longest_s) as client:
-        await client.open(plan.burst_streams)
+        with servers.named(target.words, target.url):
+            await client.open(plan.burst_streams)
 
         async def caller(number: int, until_s: float) -> None:
             turn = 0
@@ -208,7 +210,8 @@ async def warm(target: Target, text: str) -> None:
 async def floor_cost(floor: servers.Floor, simulator: Running, plan: Plan) -> Figures:
     """CPU of a request to the floor."""
     async with Client(floor.url) as client:
-        await client.open(plan.floor_concurrency)
+        with servers.named("WSGI floor", floor.url):
+            await client.open(plan.floor_concurrency)
 
         async def send(index: int) -> int:
             answer = await client.request("POST", PATH, HEADERS, body("floor", f"floor, request {index}"))
