@@ -41,6 +41,7 @@ from app.bench.latency_figures import (
     faults,
     figures,
     order,
+    replaced,
 )
 from app.bench.load import HEADERS, PATH, body, closed, on_a_loop
 from app.bench.report import Report, Variant
@@ -95,6 +96,7 @@ class Bench:
         self._targets = {target.name: target for target in targets}
         self._say = say
         self.variants = {target.name: Variant(target.name, target.words) for target in targets}
+        self._pids: dict[str, list[int]] = {}
         self.faults: list[str] = []
 
     async def measure(self) -> None:
@@ -104,6 +106,7 @@ class Bench:
             self._say(f"warm-up: {self._targets[name].words}")
             async with self._client(name) as client:
                 await self._load(self._targets[name], client, self._plan.warm_up, "warm-up")
+        self._pids = {name: one.pids() for name, one in self._targets.items() if one.pids}
         for number in range(1, self._plan.rounds + 1):
             rounds: dict[str, Round] = {}
             for name in order(names, number):
@@ -122,6 +125,8 @@ class Bench:
             variant.rounds.append(found[name] | more)
             variant.details.append({"statuses": counts(one.samples)})
             lacks = faults(one, self._plan, elsewhere=target.upstream == "any")
+            if one.usage is not None:
+                lacks += replaced(self._pids.get(name, ()), one.usage.before)
             self.faults += [f"round {number}, {name}: {text}" for text in lacks]
 
     def _client(self, name: str) -> Client:
@@ -131,7 +136,8 @@ class Bench:
     async def _round(self, target: Target, number: int) -> Round:
         """One turn of one target; nothing of it was sent before this."""
         async with self._client(target.name) as client:
-            await client.open(min(self._plan.concurrency, self._plan.requests))
+            with servers.named(target.words, target.url):
+                await client.open(min(self._plan.concurrency, self._plan.requests))
             calm = await self._idle()
             gc.collect()
             self._simulator.reset()

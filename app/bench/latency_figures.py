@@ -272,6 +272,13 @@ def _usage_faults(usage: Usage) -> list[str]:
     return found
 
 
+def replaced(first: Sequence[int], now: Sequence[int]) -> list[str]:
+    """What is wrong if processes were ``first`` before the first round, and are ``now`` when a turn begins."""
+    if list(first) == list(now):
+        return []
+    return [f"the processes were {list(first)} at first and are {list(now)}: one was replaced between turns"]
+
+
 def _statuses(samples: Sequence[Sample]) -> str:
     return ", ".join(f"{number} with {status}" for status, number in counts(samples).items())
 

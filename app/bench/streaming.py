@@ -24,7 +24,7 @@ from app.bench import procs, servers
 from app.bench.against import Against
 from app.bench.figures import Figures
 from app.bench.latency import SETTINGS, Target
-from app.bench.latency_figures import order
+from app.bench.latency_figures import order, replaced
 from app.bench.load import on_a_loop
 from app.bench.report import Report, Variant
 from app.bench.stream_rounds import allow_files, burst, floor_cost, paced
@@ -71,6 +71,7 @@ class Bench:
         self._paced = Variant("gateway", "gateway")
         self._burst = Variant("burst", "gateway, no gaps")
         self._against = {target.name: Variant(target.name, target.words) for target in others}
+        self._pids: dict[str, list[int]] = {}
         self.faults: list[str] = []
 
     @property
@@ -91,13 +92,22 @@ class Bench:
             for name in order(names, number):
                 self._say(f"round {number}/{self._plan.rounds}: {name}")
                 if name == "floor":
+                    self._watch(number, name, floor.pids)
                     self._floor.rounds.append(on_a_loop(floor_cost(floor, self._simulator, self._plan)))
                 elif name == "gateway":
                     rounds |= self._through(number)
                 else:
                     target = self._others.get(name) or self._straight()
+                    self._watch(number, name, target.pids)
                     rounds[name] = on_a_loop(self._measured(target, number))
             self._note(number, rounds)
+
+    def _watch(self, number: int, name: str, pids: Callable[[], list[int]] | None) -> None:
+        """Whether the processes that stay up over the rounds are still those of the first one."""
+        if pids is not None:
+            now = pids()
+            texts = replaced(self._pids.setdefault(name, now), now)
+            self.faults += [f"round {number}, {name}: {text}" for text in texts]
 
     def _straight(self) -> Target:
         return Target("direct", "direct", self._simulator.tls_url, ca_path=self._simulator.ca_path)

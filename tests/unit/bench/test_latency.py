@@ -75,6 +75,27 @@ def test_servers_that_are_gone_are_never_idle(monkeypatch: pytest.MonkeyPatch) -
     assert asyncio.run(Bench(Plan(), SIMULATOR, [_target()], lambda _: None)._idle()) is False
 
 
+def test_a_worker_that_was_replaced_between_turns_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    usages = {name: Usage([1, 2], [1, 2], 0.5, 2**20) for name in ("floor", "gateway")}
+    targets = [Target(name, name, "http://a", lambda: [1, 2]) for name in ("floor", "gateway")]
+    targets.append(Target("direct", "direct", "http://a"))
+
+    async def load(self: Bench, target: Target, client: object, count: int, text: str) -> list[Sample]:
+        return [Sample(200, 0.1, 0.2)] * count
+
+    async def one_round(self: Bench, target: Target, number: int) -> Round:
+        if number == 2:
+            usages["gateway"] = Usage([1, 3], [1, 3], 0.5, 2**20)
+        return Round([Sample(200, 0.1, 0.2)], 1.0, 0.1, usages.get(target.name), None)
+
+    monkeypatch.setattr(Bench, "_load", load)
+    monkeypatch.setattr(Bench, "_round", one_round)
+    bench = Bench(Plan(requests=1, rounds=2), SIMULATOR, targets, lambda _: None)
+    asyncio.run(bench.measure())
+    text = "the processes were [1, 2] at first and are [1, 3]: one was replaced between turns"
+    assert bench.faults == [f"round 2, gateway: {text}"]
+
+
 def test_gateways_of_others_have_names_of_their_own() -> None:
     mine = os.getpid()
     one, two = latency._others([Against("http://a:1", mine, {"x-api-key": "k"}), Against("http://b/x")])

@@ -162,3 +162,13 @@ def test_too_few_files_are_said_before_anything_starts(script: Script, monkeypat
     with pytest.raises(servers.BenchError, match="higher limit of open files"):
         _run()
     assert script.turns == []
+
+
+def test_a_worker_that_was_replaced_between_turns_is_a_fault(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = iter([[7, 8], [7, 9]])
+    monkeypatch.setattr(procs, "tree", lambda pid: next(trees))
+    report = _run([Against("http://127.0.0.1:4", 7)])
+    text = "the processes were [7, 8] at first and are [7, 9]: one was replaced between turns"
+    assert report.faults == [f"round 2, against: {text}"]
