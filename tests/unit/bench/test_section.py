@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from app.bench.peers_scripts import SCRIPTS
 from app.bench.section import BEGIN, END, SectionError, between, collected, markdown, put, stale
 from app.bench.section_cli import command
+from app.bench.servers import ROOT
 
 MACHINE = {
     "at": "2026-11-21T10:00:00+00:00",
@@ -272,3 +274,9 @@ def test_the_command_refuses(tmp_path: Path, content: str) -> None:
     result = CliRunner().invoke(command, [str(tmp_path / "all.json"), "--collect", str(tmp_path / "one.json")])
     assert result.exit_code == 1
     assert not (tmp_path / "one.json").exists()
+
+
+def test_the_readme_shows_what_the_results_file_gives() -> None:
+    results = json.loads((SCRIPTS / "results.json").read_text(encoding="utf-8"))
+    again = "penstock bench section deploy/peers/results.json --into README.md"
+    assert not stale((ROOT / "README.md").read_text(encoding="utf-8"), results), again
