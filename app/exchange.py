@@ -69,6 +69,7 @@ class Plan(NamedTuple):
         repeatable: Processing it twice does no harm beyond its cost.
         proves_key: A 401 or 403 speaks of the key: the endpoint is one that every key may use.
         client_retries: How often the client's SDK has sent it before (``x-stainless-retry-count``, B32).
+        request_id: Of the exchange, for what is told of its connection.
     """
 
     provider: str
@@ -86,6 +87,7 @@ class Plan(NamedTuple):
     repeatable: bool = False
     proves_key: bool = True
     client_retries: int = 0
+    request_id: str = ""
 
 
 class Outbound(NamedTuple):
@@ -108,6 +110,7 @@ class Attempt(NamedTuple):
         provider: Target that was asked.
         credential: Label of our own key; "" where the caller's passes through.
         waited_ms: Pause before this try: backoff, or waiting for a key that cools.
+        connect_ms: Of ``ms``, what went into getting a connection; 0 where it was open.
     """
 
     outcome: str
@@ -116,6 +119,7 @@ class Attempt(NamedTuple):
     provider: str = ""
     credential: str = ""
     waited_ms: float = 0.0
+    connect_ms: float = 0.0
 
 
 class Journey(NamedTuple):
@@ -156,6 +160,22 @@ class Reply(NamedTuple):
     head_at: float
 
 
+class Captured(NamedTuple):
+    """What was kept of an exchange for the log, where a switch asks for it; not redacted yet.
+
+    Attributes:
+        request_headers: As received.
+        response_headers: As sent to the client.
+        request_body: Its beginning.
+        response_body: Its beginning, as it came from the upstream.
+    """
+
+    request_headers: Headers = ()
+    response_headers: Headers = ()
+    request_body: bytes = b""
+    response_body: bytes = b""
+
+
 class Record(NamedTuple):
     """Everything known about one finished exchange (B40). One is made per exchange, whatever happened.
 
@@ -163,6 +183,12 @@ class Record(NamedTuple):
     from receiving the request to handing its last try to the transport (waits for a slot, a key or a backoff
     included, the upstream's time for tries in vain not), plus from the upstream's head on the loop to the head in
     the worker, plus from the upstream's last byte to the end of the answer where the body was short.
+
+    ``gaps`` counts an event stream's pauses between the pieces handed to the server, by the bit length of their
+    whole milliseconds: below 1 ms, below 2, below 4 …; ``gaps_ms`` is their sum. ``router_ms`` is the time since
+    the platform router's ``X-Request-Start``; ``at`` is the end, in seconds since the epoch. ``trace`` is the
+    exchange's own W3C ``traceparent`` where spans are made, ``trace_parent`` the caller's. ``cost_micro_usd`` is
+    None where there is no price or nothing was used.
     """
 
     request_id: str
@@ -190,3 +216,13 @@ class Record(NamedTuple):
     fallback: bool = False
     cause: str = ""
     tokens: Mapping[str, int] = _NO_TOKENS
+    usage_complete: bool = False
+    cost_micro_usd: int | None = None
+    at: float = 0.0
+    router_ms: float | None = None
+    first_event_ms: float | None = None
+    gaps: tuple[int, ...] = ()
+    gaps_ms: float = 0.0
+    trace: str = ""
+    trace_parent: str = ""
+    captured: Captured | None = None

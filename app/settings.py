@@ -25,7 +25,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from app import settings_file, settings_rules
 from app.errors import ConfigError
 from app.settings_fields import GatewayKey, ProviderSettings, Row, UpstreamKey, plain, redacted, row, setting
-from app.settings_traffic import Traffic
+from app.settings_observe import Observed
 
 __all__ = [
     "PROFILES",
@@ -58,26 +58,14 @@ def _public(model: BaseModel) -> dict[str, object]:
     return {name: _shown(getattr(model, name)) for name in type(model).model_fields}
 
 
-class Settings(Traffic):
+class Settings(Observed):
     """Everything that can be set, frozen. Secrets never show in ``repr``; ``public()`` is safe to print.
 
     Built by keyword (``Settings(port=0)``) only single fields are checked; ``load()`` checks all rules.
-    The fields of ``Network`` and ``Traffic`` come first.
+    The fields of ``Network``, ``Traffic`` and ``Observed`` come first.
     """
 
-    # what it says
-    enable_metrics_endpoint: bool = setting(
-        "ENABLE_METRICS_ENDPOINT", True, "Serve /metrics and /anthropic/metrics."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = setting(
-        "LOG_LEVEL", "info", "Least severe line that is logged."
-    )
-    log_format: Literal["json", "console"] = setting(
-        "LOG_FORMAT", "json", "One JSON object a line, or text for people."
-    )
-    debug: bool = setting("DEBUG", False, "Tracebacks in the log.")
-    enable_request_body_logging: bool = setting("ENABLE_REQUEST_BODY_LOGGING", False, "Log request bodies.")
-    enable_response_body_logging: bool = setting("ENABLE_RESPONSE_BODY_LOGGING", False, "Log response bodies.")
+    # the whole
     penstock_profile: Literal["production", "development", "loadtest"] = setting(
         "PENSTOCK_PROFILE", "production", "Named set of defaults."
     )

@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 SECRET_NAMES: Final = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH", re.IGNORECASE)
+_SECRET: Final = frozenset(
+    {"anthropic_api_keys", "gateway_api_keys", "redis_url", "gateway_admin_key", "alert_webhook_url"}
+)
 SECRET_VALUES: Final = re.compile(r"sk-|//[^/]*@")
 # Most that a limit of a gateway key can be set to.
 MOST_REQUESTS: Final = 1_000_000
@@ -188,5 +191,5 @@ def row(name: str, field: FieldInfo) -> Row:
     """Describe one field of the settings class."""
     extra = _extra(field)
     default = extra["shown"] or plain(None if field.default is PydanticUndefined else field.default)
-    secret = name in ("anthropic_api_keys", "gateway_api_keys", "redis_url")
+    secret = name in _SECRET
     return Row(name, tuple(extra["env"]), default, extra["unit"], _allowed(field), field.description or "", secret)

@@ -146,6 +146,19 @@ class Network(BaseModel):
         ge=0.05,
         le=100.0,
     )
+    upstream_ping_interval_s: Annotated[float, AfterValidator(off_or_a_second)] = setting(
+        "UPSTREAM_PING_INTERVAL",
+        15.0,
+        "HTTP/2: a connection in use that is silent for this long is asked for a sign of life; 0 is off.",
+        "s",
+        note="0, or 1 to 600",
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+    )
+    upstream_ping_timeout_s: float = seconds(
+        "UPSTREAM_PING_TIMEOUT", 10, 0.1, 120, "A connection that owes it for longer is replaced."
+    )
     production_enable_http2: bool = setting("PRODUCTION_ENABLE_HTTP2", True, "Offer HTTP/2 to the upstream.")
     production_warmup_connections: bool = setting(
         "PRODUCTION_WARMUP_CONNECTIONS", True, "Open a connection when a worker starts."

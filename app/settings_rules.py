@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
-from app import settings_chains
+from app import settings_chains, settings_observe_rules
 from app.settings_fields import GatewayKey, UpstreamKey, redacted
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ OWN_PREFIXES: Final = (
     "RETRY_",
     "BREAKER_",
     "UPSTREAM_",
+    "ALERT_",
     "HTTP_POOL_",
     "HTTP_KEEPALIVE_",
 )
@@ -92,6 +93,10 @@ def across(settings: Settings, labels: Mapping[str, str], failed: Iterable[str])
         ({"anthropic_fallbacks"}, settings_chains.circles),
         ({"anthropic_fallbacks", "anthropic_api_keys"}, settings_chains.credentials),
         ({"redis_url"}, _redis),
+        ({"gateway_admin_key"}, settings_observe_rules.admin_key),
+        ({"alert_webhook_url"}, settings_observe_rules.webhook),
+        ({"log_dir"}, settings_observe_rules.log_dir),
+        ({"enable_otel"}, settings_observe_rules.otel),
         ({"retry_429_interval_s", "retry_backoff_max_s"}, _backoff),
         ({"anthropic_api_keys", "gateway_api_keys", "host", "gateway_allow_anonymous"}, _anonymous),
     ):
