@@ -28,6 +28,7 @@ from app.bench.profiles_figures import (
     Sweep,
     download_faults,
     download_figures,
+    over_base,
     request_faults,
     request_figures,
     stream_figures,
@@ -39,6 +40,7 @@ from app.bench.stream_rounds import allow_files, paced, pss_bytes, timed, warm, 
 from app.bench.streaming import CALLER
 from app.bench.streaming_figures import faults as stream_faults
 from app.bench.streaming_figures import unmeasured
+from app.bench.verdict import judge
 from app.settings import rows
 from app.simulator.options import Options
 from app.simulator.process import running
@@ -86,6 +88,10 @@ class Bench:
                     lacks += texts or unmeasured(figures)
                 self.variants[name].rounds.append(found)
                 self.faults += [f"round {number}, {cell.words}: {text}" for text in lacks]
+            if self._sweep.over_base:
+                rounds = [self.variants[name].rounds[-1] for name in self._cells]
+                for found in reversed(rounds):
+                    found |= over_base(found, rounds[0])
 
     def _load(self, load: Load, cell: Cell, text: str) -> Found:
         """One load on a fresh gateway."""
@@ -174,7 +180,9 @@ def _swept(plan: Plan, sweep: Sweep, folder: Path, say: Say) -> Report:
         bench.measure()
     settings = {**asdict(plan), "cells": {cell.name: dict(cell.settings) for cell in sweep.cells}}
     variants = list(bench.variants.values())
-    return Report(f"profiles-{sweep.name}", sweep.title(plan), settings, sweep.rows, variants, [], bench.faults)
+    judged = judge(sweep.aims(), {variant.name: variant.rounds for variant in variants})
+    title = sweep.title(plan)
+    return Report(f"profiles-{sweep.name}", title, settings, sweep.rows, variants, judged, bench.faults)
 
 
 @contextlib.contextmanager
