@@ -18,6 +18,7 @@ from app.gateway.body import BodyRules
 from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
 from app.gateway.plan import Rules
+from app.gateway.watching import Capture, Watching
 from app.observe import counting
 from app.observe.logs import ExchangeLog
 from app.policy.retry import Budget
@@ -189,6 +190,21 @@ def _options(settings: Settings, rules: Rules) -> Options:
         body=BodyRules(settings.anthropic_chunk_size_bytes, settings.stream_heartbeat_s, heartbeat),
         write_timeout_s=settings.write_timeout_s,
         public_url=(settings.public_url or "") if settings.rewrite_results_url else "",
+        watching=_watching(settings),
+    )
+
+
+def _watching(settings: Settings) -> Watching:
+    most = settings.body_log_bytes
+    capture = Capture(
+        headers=settings.log_level == "debug",
+        request_body_bytes=most if settings.enable_request_body_logging else 0,
+        response_body_bytes=most if settings.enable_response_body_logging else 0,
+    )
+    return Watching(
+        reads_usage=settings.enable_usage,
+        server_timing=settings.server_timing,
+        capture=None if capture == Capture() else capture,
     )
 
 

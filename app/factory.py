@@ -43,8 +43,6 @@ def _without_effect(settings: Settings) -> list[str]:
         or settings.gateway_tokens_per_day
     ):
         found.append("GATEWAY_* limits: they hold per gateway key, and there is none")
-    if settings.enable_request_body_logging or settings.enable_response_body_logging:
-        found.append("ENABLE_*_BODY_LOGGING: this version logs no bodies")
     return found
 
 

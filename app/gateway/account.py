@@ -5,23 +5,28 @@ Runs on: worker.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, cast
 
 from app.bridge.call import Crossing
 from app.errors import ClientGone, GatewayError
-from app.exchange import Exchange, Headers, Journey, Record, Reply
+from app.exchange import Captured, Exchange, Headers, Journey, Record, Reply
 from app.gateway.life import Life
+from app.gateway.pace import Pace
 from app.gateway.plan import model_of
+from app.gateway.timing import timing
+from app.gateway.watching import Kept, Watching
+from app.wire import router
 from app.wire.headers import first
 from app.wire.usage import UsageTap
 
-_UNQUOTABLE = re.compile(r"[^\w.@:/ -]", re.ASCII)
 # Kinds of tokens that count against a caller's day, as the provider's own limits count: cache reads do not.
 _COUNTED = ("input_tokens", "cache_creation_input_tokens", "output_tokens")
+# Where an answer's usage is what this very exchange used: ``count_tokens`` estimates, other objects report.
+_USING: Final = frozenset({"messages"})
+_NOTHING: Final[Mapping[str, int]] = {}
+_TOLD: Final = frozenset({len("request-id"), len("content-type"), len("content-encoding")})
 
 
 class Admission(Protocol):
@@ -39,31 +44,6 @@ class Admission(Protocol):
         """The exchange is over and has used so many tokens."""
 
 
-def timing(journey: Journey, gateway_ms: float, upstream_ms: float) -> str:
-    """A ``Server-Timing`` value (W3C Server Timing): where the time went, and each try that was in vain.
-
-    Args:
-        journey: Of the exchange.
-        gateway_ms: From receiving the request to handing its last try to the transport, waits included, the
-            upstream's own time for tries in vain not.
-        upstream_ms: From there to the upstream's head.
-    """
-    parts = [f"gateway;dur={gateway_ms:.2f}, queue;dur={journey.queue_ms:.2f}, upstream;dur={upstream_ms:.2f}"]
-    parts += [f'try;dur={a.ms:.2f};desc="{_quotable(a.outcome, a.credential)}"' for a in journey.attempts[:-1]]
-    waited_ms = sum(attempt.waited_ms for attempt in journey.attempts)
-    if waited_ms >= 1.0:
-        parts.append(f"wait;dur={waited_ms:.2f}")
-    if journey.credential:
-        parts.append(f'credential;desc="{_quotable(journey.credential)}"')
-    return ", ".join(parts)
-
-
-@lru_cache(maxsize=1024)
-def _quotable(*words: str) -> str:
-    """Words as they may stand in a quoted string of a header."""
-    return _UNQUOTABLE.sub("_", " ".join(word for word in words if word))
-
-
 def _in_vain_ms(journey: Journey) -> float:
     """What the upstream took for tries that came to nothing: not the gateway's own time."""
     return sum(attempt.ms for attempt in journey.attempts[:-1]) if len(journey.attempts) > 1 else 0.0
@@ -75,6 +55,23 @@ def _cause(error: GatewayError | None) -> str:
     return f"{type(below).__name__}: {below}"[:300] if below is not None else ""
 
 
+def _router_ms(exchange: Exchange) -> float | None:
+    """What the request waited in the platform's router, where that one says so."""
+    value = first(exchange.headers, router.NAME)
+    if value is None:
+        return None
+    return router.waited_ms(value, time.time() - (time.monotonic() - exchange.received_at))
+
+
+def _told(headers: Headers) -> dict[str, str]:
+    """What is asked of every answer's headers, in one pass; of repeats the first one."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if len(name) in _TOLD:
+            found.setdefault(name.lower(), value)
+    return found
+
+
 class Account:
     """Of one exchange.
 
@@ -82,12 +79,13 @@ class Account:
         exchange: What the client sent.
         life: Of this worker; counts what is under way.
         observers: Are shown the Record.
+        watching: What is looked at besides.
         admission: Of its caller.
 
     Attributes:
         fallback: Served by the thread pool.
         early: Status 200 was committed before the upstream's head.
-        tap: Reads the answer's tokens, where they are counted.
+        coding: ``content-encoding`` of the answer, "" if there is none.
     """
 
     def __init__(
@@ -95,19 +93,26 @@ class Account:
         exchange: Exchange,
         life: Life,
         observers: Sequence[Callable[[Record], None]],
+        watching: Watching,
         admission: Admission | None = None,
     ) -> None:
         self._exchange = exchange
         self._life = life
         self._observers = observers
+        self._watching = watching
         self._admission = admission
         self._reply: Reply | None = None
+        self._upstream_id = ""
         self._crossing: Crossing | None = None
         self._head_up_at = 0.0
         self._settled = False
+        self._tap: UsageTap | None = None
+        self._pace: Pace | None = None
+        self._kept = Kept(watching.capture) if watching.capture is not None else None
+        self._router_ms = _router_ms(exchange)
         self.fallback = False
         self.early = False
-        self.tap: UsageTap | None = None
+        self.coding = ""
         life.in_flight += 1
         life.served += 1
 
@@ -116,30 +121,58 @@ class Account:
         self._reply = reply
         self._crossing = crossing
         self._head_up_at = time.monotonic()
-        if self._admission is not None and self._admission.counts_tokens:
-            kind = first(reply.headers, "content-type") or ""
-            coding = "" if self.early else first(reply.headers, "content-encoding") or ""  # undone by then
-            self.tap = UsageTap(kind, coding)
+        told = _told(reply.headers)
+        self._upstream_id = told.get("request-id", "")
+        if not self.early:  # a coding is undone by then
+            self.coding = told.get("content-encoding", "")
+        if self._exchange.route in _USING and self._reads:
+            tap = UsageTap(told.get("content-type", ""), self.coding)
+            self._tap = tap if tap.known else None
+
+    @property
+    def _reads(self) -> bool:
+        admission = self._admission
+        return self._watching.reads_usage or (admission is not None and admission.counts_tokens)
 
     def feed(self, piece: bytes) -> None:
         """A piece of the answer on its way to the client."""
-        if self.tap is not None:
-            self.tap.feed(piece)
+        if self._tap is not None:
+            self._tap.feed(piece)
+        if self._kept is not None:
+            self._kept.feed(piece)
 
     @property
     def reader(self) -> Callable[[bytes], None] | None:
-        """What wants to see the answer pass, if anything does."""
-        return self.feed if self._admission is not None and self._admission.counts_tokens else None
+        """What wants to see the answer pass, if anything does; the tap alone for most, since it is asked often."""
+        if self.early or self._kept is not None:
+            return self.feed
+        return self._tap.feed if self._tap is not None else None
+
+    def paced(self, heartbeat: bytes) -> Pace:
+        """The answer is an event stream: what times its pieces.
+
+        Args:
+            heartbeat: The piece that is not the upstream's.
+        """
+        self._pace = Pace(heartbeat)
+        return self._pace
+
+    def sends(self, headers: Sequence[tuple[str, str]]) -> None:
+        """These go to the client; what is added to them until the end is seen as well."""
+        if self._kept is not None:
+            self._kept.sent_headers = headers
 
     def headers(self, journey: object) -> Headers:
         """What the gateway adds to an answer: who served it, where the time went, what is left to the caller."""
         found: list[tuple[str, str]] = []
         if isinstance(journey, Journey):
-            reply, now = self._reply, time.monotonic()
-            sent_at, head_at = (reply.sent_at, reply.head_at) if reply is not None else (now, now)
-            added_ms = (sent_at - self._exchange.received_at) * 1000.0 - _in_vain_ms(journey)
             found.append(("x-penstock-provider", journey.provider))
-            found.append(("server-timing", timing(journey, added_ms, (head_at - sent_at) * 1000.0)))
+            if self._watching.server_timing:
+                reply, now = self._reply, time.monotonic()
+                sent_at, head_at = (reply.sent_at, reply.head_at) if reply is not None else (now, now)
+                added_ms = (sent_at - self._exchange.received_at) * 1000.0 - _in_vain_ms(journey)
+                value = timing(journey, added_ms, (head_at - sent_at) * 1000.0, self._router_ms)
+                found.append(("server-timing", value))
         if self._admission is not None:
             found += self._admission.headers
         return tuple(found)
@@ -150,35 +183,39 @@ class Account:
             return
         self._settled = True
         self._life.in_flight -= 1
-        tokens = self.tap.result() if self.tap is not None else {}
+        tokens, complete = _NOTHING, False
+        if self._tap is not None:
+            tokens, complete = self._tap.stated(error is None and not left)
         if self._admission is not None:
             self._admission.finish(sum(tokens.get(kind, 0) for kind in _COUNTED))
-        record = self._record(error, left, sent_bytes, time.monotonic(), tokens)
+        record = self._record(error, left, sent_bytes, time.monotonic(), tokens, complete)
         for observe in self._observers:
             observe(record)
 
     def _record(
-        self, error: GatewayError | None, left: bool, sent_bytes: int, now: float, tokens: dict[str, int]
+        self,
+        error: GatewayError | None,
+        left: bool,
+        sent_bytes: int,
+        now: float,
+        tokens: Mapping[str, int],
+        complete: bool,
     ) -> Record:
-        exchange, reply = self._exchange, self._reply
+        exchange, reply, pace = self._exchange, self._reply, self._pace
         received_at = exchange.received_at
         told = reply.journey if reply is not None else error.journey if error is not None else None
         journey = cast(Journey, told) if told is not None else Journey()
-        if reply is not None:
-            status = 200 if self.early else reply.status
-        elif left:
-            status = ClientGone.status
-        else:
-            status = error.status if error is not None else 0
+        model = model_of(exchange.body)
+        price = self._watching.price
         return Record(
             request_id=exchange.id,
             route=exchange.route,
             method=exchange.method,
             path=exchange.target.partition("?")[0],
-            status=status,
+            status=self._status(error, left),
             slug=ClientGone.slug if left else error.slug if error is not None else "",
-            model=model_of(exchange.body),
-            upstream_request_id=(first(reply.headers, "request-id") or "") if reply else "",
+            model=model,
+            upstream_request_id=self._upstream_id,
             request_bytes=len(exchange.body) or exchange.content_length or 0,
             response_bytes=sent_bytes,
             stream=reply is not None and reply.stream,
@@ -196,7 +233,26 @@ class Account:
             fallback=self.fallback,
             cause=_cause(error),
             tokens=tokens,
+            usage_complete=complete,
+            cost_micro_usd=price(model, tokens) if tokens and price is not None else None,
+            at=time.time(),
+            router_ms=self._router_ms,
+            first_event_ms=pace.first_ms(received_at) if pace is not None else None,
+            gaps=pace.gaps if pace is not None else (),
+            gaps_ms=pace.gaps_ms if pace is not None else 0.0,
+            captured=self._captured(),
         )
+
+    def _status(self, error: GatewayError | None, left: bool) -> int:
+        """What the client was answered, or would have been."""
+        if self._reply is not None:
+            return 200 if self.early else self._reply.status
+        if left:
+            return ClientGone.status
+        return error.status if error is not None else 0
+
+    def _captured(self) -> Captured | None:
+        return self._kept.captured(self._exchange, self.coding) if self._kept is not None else None
 
     def _added_s(self, reply: Reply) -> float:
         """Seconds the gateway itself added, down and up."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from app.bridge.call import Crossing
 from app.errors import ClientGone, Draining, GatewayError, Refused, StreamBroken
 from app.exchange import Reply
+from app.gateway.pace import Pace
 from app.wire import sse
 from app.wire.headers import first
 
@@ -57,7 +58,8 @@ class Body:
         pieces: The bytes, in order.
         finish: Called once at the end with (error or None, whether the client left, bytes handed out).
         crossing: Closed at the end.
-        reader: Shown every piece, if there is one.
+        reader: Shown every piece but heartbeats, if there is one.
+        pace: Told of every piece but heartbeats; for event streams.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class Body:
         crossing: Crossing,
         finish: Callable[[GatewayError | None, bool, int], None],
         reader: Callable[[bytes], None] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._pieces = pieces
         self._crossing = crossing
         self._finish = finish
         self._reader = reader
+        self._pace = pace
         self._done = False
         self._error: GatewayError | None = None
         self._closed = False
@@ -95,6 +99,11 @@ class Body:
             self._error = exc
             raise ConnectionResetError(errno.ECONNRESET, exc.message) from exc
         self._bytes += len(piece)
+        pace = self._pace
+        if pace is not None:
+            if not piece or piece is pace.heartbeat:
+                return piece
+            pace.step()
         if self._reader is not None:
             self._reader(piece)
         return piece

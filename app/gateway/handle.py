@@ -23,6 +23,7 @@ from app.gateway.life import Life
 from app.gateway.plan import Rules, make_plan
 from app.gateway.results_url import LIMIT_BYTES as MOST_JSON_BYTES
 from app.gateway.results_url import rewritten
+from app.gateway.watching import USUAL, Watching
 from app.providers.base import Endpoint
 from app.upstream.dispatch import Dispatcher, serving
 from app.wire.headers import first, response_headers
@@ -74,12 +75,14 @@ class Options:
         body: Of bodies.
         write_timeout_s: Longest time the upstream may not take upload bytes.
         public_url: Where a batch's ``results_url`` is led to; "" leaves it alone (B18).
+        watching: What is looked at of every exchange.
     """
 
     rules: Rules
     body: BodyRules
     write_timeout_s: float
     public_url: str = ""
+    watching: Watching = USUAL
 
 
 class Gateway:
@@ -121,7 +124,7 @@ class Gateway:
         Raises:
             GatewayError: It is over already; its Record has been made.
         """
-        account = Account(exchange, self.life, self._observers, admission)
+        account = Account(exchange, self.life, self._observers, self.options.watching, admission)
         try:
             if self.life.draining:
                 raise Draining
@@ -137,7 +140,7 @@ class Gateway:
 
     def refuse(self, exchange: Exchange, error: GatewayError) -> None:
         """Record an exchange that ended before it could be handled."""
-        Account(exchange, self.life, self._observers).settle(error, False, 0)
+        Account(exchange, self.life, self._observers, self.options.watching).settle(error, False, 0)
 
     def _cross(self, exchange: Exchange, plan: Plan, client: Client, account: Account) -> Answer:
         watch = Watch(client.gone, self.life.is_cut, plan.deadline_at + _NET_S)
@@ -188,12 +191,14 @@ class Gateway:
         account.head(reply, crossing)
         rules = self.options.body
         pieces: Iterator[bytes]
+        pace = None
         headers = response_headers(reply.headers)
         headers += account.headers(reply.journey)
         if reply.stream and plan.method != "HEAD":
             watch = Watch(client.gone, self.life.is_cut, None)
             headers += _missing(headers)
-            if first(reply.headers, "content-encoding") is None:
+            pace = account.paced(rules.heartbeat)
+            if not account.coding:
                 pieces = EventStream(crossing, watch, rules, exchange.id).events()
             else:
                 pieces = plain(crossing, watch, rules)
@@ -201,7 +206,8 @@ class Gateway:
             pieces = plain(crossing, watch if plan.whole else Watch(client.gone, self.life.is_cut, None), rules)
             if self.options.public_url and exchange.route == "batches" and _is_plain_json(headers):
                 headers, pieces = self._led_here(headers, pieces)
-        return Answer(reply.status, headers, Body(pieces, crossing, account.settle, account.reader))
+        account.sends(headers)
+        return Answer(reply.status, headers, Body(pieces, crossing, account.settle, account.reader, pace))
 
     def _led_here(
         self, headers: list[tuple[str, str]], pieces: Iterator[bytes]
@@ -230,7 +236,9 @@ class Gateway:
 
         account.early = True
         headers = [*_STREAM_HEAD, *account.headers(None)]
-        return Answer(200, headers, Body(stream.early(head), crossing, account.settle, account.reader))
+        account.sends(headers)
+        pace = account.paced(self.options.body.heartbeat)
+        return Answer(200, headers, Body(stream.early(head), crossing, account.settle, account.reader, pace))
 
 
 def _is_plain_json(headers: list[tuple[str, str]]) -> bool:

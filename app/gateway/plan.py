@@ -133,4 +133,5 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float) 
         repeatable=endpoint.repeatable or exchange.method in _SAFE,
         proves_key=endpoint.repeatable,
         client_retries=client_retries(exchange),
+        request_id=exchange.id,
     )

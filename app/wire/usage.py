@@ -45,6 +45,7 @@ class _Reader(Protocol):
     def result(self) -> dict[str, int]: ...
     @property
     def complete(self) -> bool: ...
+    def stated(self, whole: bool) -> tuple[dict[str, int], bool]: ...
 
 
 class UsageTap:
@@ -84,6 +85,14 @@ class UsageTap:
         negative. Where nothing was stated it is empty.
         """
         return self._reader.result()
+
+    def stated(self, whole: bool) -> tuple[dict[str, int], bool]:
+        """``result`` and ``complete`` at the end, for the price of one.
+
+        Args:
+            whole: The answer did not break off.
+        """
+        return self._reader.stated(whole)
 
 
 def _ignore(data: bytes) -> None:
@@ -127,6 +136,10 @@ class _Events:
     def result(self) -> dict[str, int]:
         self._unfinished()
         return dict(self._usage)
+
+    def stated(self, whole: bool) -> tuple[dict[str, int], bool]:
+        del whole  # a stream says itself that it is
+        return self.result(), self._stopped
 
     def _unfinished(self) -> None:
         """Some leave out the last line's end: what there is counts if it is whole, and does no harm if not."""
@@ -185,6 +198,10 @@ class _Answer:
         self._tail += data[max(room, len(data) - WINDOW_BYTES) :]
         if len(self._tail) > 2 * WINDOW_BYTES:  # seldom, since what is kept has to be moved
             del self._tail[:-WINDOW_BYTES]
+
+    def stated(self, whole: bool) -> tuple[dict[str, int], bool]:
+        found = self.result()
+        return found, bool(found)
 
     def result(self) -> dict[str, int]:
         stated = self._at_the_end() if self._tail else _parsed(self._head)

@@ -13,8 +13,10 @@ import pytest
 from app.bridge.call import Crossing
 from app.errors import BreakerOpen, GatewayError
 from app.exchange import Attempt, Exchange, Journey, Record, Reply
-from app.gateway.account import Account, timing
+from app.gateway.account import Account
 from app.gateway.life import Life
+from app.gateway.timing import timing
+from app.gateway.watching import USUAL
 
 EXCHANGE = Exchange("r1", "POST", "/v1/messages?x=1", (), b'{"model":"m"}', False, 13, "messages", 100.0, "web")
 TRIES = (
@@ -47,7 +49,7 @@ def records() -> list[Record]:
 
 
 def account(records: list[Record], admission: Admitted | None = None) -> Account:
-    return Account(EXCHANGE, Life(1.0), [records.append], admission)
+    return Account(EXCHANGE, Life(1.0), [records.append], USUAL, admission)
 
 
 def crossing() -> Crossing:
@@ -60,8 +62,8 @@ def crossing() -> Crossing:
 
 def test_b42_server_timing_names_queue_tries_and_credential() -> None:
     assert timing(JOURNEY, 12.345, 50.0) == (
-        'gateway;dur=12.35, queue;dur=7.50, upstream;dur=50.00, try;dur=20.00;desc="429 blue", wait;dur=5.00, '
-        'credential;desc="green"'
+        'gateway;dur=12.35, queue;dur=7.50, upstream;dur=50.00, connect;desc="reused", '
+        'try;dur=20.00;desc="429 blue", wait;dur=5.00, credential;desc="green"'
     )
     assert timing(Journey("a"), 1.0, 2.0) == "gateway;dur=1.00, queue;dur=0.00, upstream;dur=2.00"
 

@@ -1,0 +1,69 @@
+"""Tell the client in ``server-timing`` where its time went (B42, W3C Server Timing).
+
+    router;dur       from the platform router's ``X-Request-Start`` to the worker, where that header came
+    gateway;dur      what the gateway itself added by then, its waits included
+    queue;dur        of that: the wait for a slot
+    upstream;dur     from the last try to its head
+    connect          how long getting a connection took, or ``desc`` ``reused``
+    try;dur;desc     each try that was in vain, with its reason and the key that was used
+    wait;dur         pauses before tries: backoff, or a key that cools
+    credential;desc  label of the gateway's own key
+
+Tokens and cost are not known when a head goes out: an answer's usage is its last member, and a stream's is in its
+last events. ``penstock explain`` has them afterwards.
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from app.exchange import Attempt, Journey
+
+_UNQUOTABLE = re.compile(r"[^\w.@:/ -]", re.ASCII)
+_CONNECTIONS = {"new": ', connect;desc="new"', "reused": ', connect;desc="reused"'}
+
+
+def timing(journey: Journey, gateway_ms: float, upstream_ms: float, router_ms: float | None = None) -> str:
+    """The header's value.
+
+    Args:
+        journey: Of the exchange.
+        gateway_ms: From receiving the request to handing its last try to the transport, waits included, the
+            upstream's own time for tries in vain not.
+        upstream_ms: From there to the upstream's head.
+        router_ms: Before all that; None where no router told.
+    """
+    attempts = journey.attempts
+    value = (
+        f"gateway;dur={gateway_ms:.2f}, queue;dur={journey.queue_ms:.2f}, upstream;dur={upstream_ms:.2f}"
+        f"{_connection(attempts[-1]) if attempts else ''}{_tries(attempts)}{_credential(journey.credential)}"
+    )
+    return value if router_ms is None else f"router;dur={router_ms:.2f}, {value}"
+
+
+def _connection(attempt: Attempt) -> str:
+    if attempt.connect_ms > 0.0:
+        return f", connect;dur={attempt.connect_ms:.2f}"
+    return _CONNECTIONS.get(attempt.connection, "")
+
+
+def _tries(attempts: tuple[Attempt, ...]) -> str:
+    """Those in vain, and the pauses."""
+    if len(attempts) < 2 and not (attempts and attempts[0].waited_ms):
+        return ""
+    text = "".join(f', try;dur={a.ms:.2f};desc="{quotable(a.outcome, a.credential)}"' for a in attempts[:-1])
+    waited_ms = sum(attempt.waited_ms for attempt in attempts)
+    return f"{text}, wait;dur={waited_ms:.2f}" if waited_ms >= 1.0 else text
+
+
+@lru_cache(maxsize=1024)
+def _credential(label: str) -> str:
+    return f', credential;desc="{quotable(label)}"' if label else ""
+
+
+@lru_cache(maxsize=1024)
+def quotable(*words: str) -> str:
+    """Words as they may stand in a quoted string of a header."""
+    return _UNQUOTABLE.sub("_", " ".join(word for word in words if word))
