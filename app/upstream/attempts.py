@@ -46,6 +46,7 @@ OVERLOADED = "overloaded_error"
 pause = asyncio.sleep
 _NO_KEYS: frozenset[int] = frozenset()
 _NO_RIGHT = frozenset({401, 403})
+_NO_CONNECTION = frozenset({"connect", "pool"})
 _LATER = frozenset({401, 403, 408, 409, 429})
 
 
@@ -79,6 +80,7 @@ class Attempts:
     Attributes:
         sent_at: Instant at which the last try went to the transport.
         head_at: Instant at which its head came.
+        connect_ms: What went into getting a connection for it.
         kept: The answer of the last try, while it may yet be handed up; let go by ``drop_kept``.
     """
 
@@ -108,6 +110,12 @@ class Attempts:
         self._made: list[Attempt] = []
         self.sent_at = 0.0
         self.head_at = 0.0
+        self.connect_ms = 0.0
+
+    @property
+    def request_id(self) -> str:
+        """Of the exchange."""
+        return self._plan.request_id
 
     async def send(self) -> Opened:
         """Send the plan until it is answered well or nothing more may be done; returns once a head is there.
@@ -280,7 +288,9 @@ class Attempts:
         self._stage = "try"
         self.sent_at = time.monotonic()
         try:
-            inbound = await target.pool.send(outbound, streaming=plan.may_stream, download=not plan.whole)
+            inbound = await target.pool.send(
+                outbound, streaming=plan.may_stream, download=not plan.whole, asker=self
+            )
         except httpx.TransportError as exc:
             return self._failed(exc)
         self.head_at = time.monotonic()
@@ -293,6 +303,8 @@ class Attempts:
 
     def _failed(self, exc: httpx.TransportError) -> _Try:
         error, kind, now = before_head(exc), kind_of(exc), time.monotonic()
+        if kind in _NO_CONNECTION:
+            self.connect_ms = (now - self.sent_at) * 1000.0  # also where the library does not tell
         self._note(error.slug, now)
         failure = Failure(kind) if kind is not None else None
         self._judge(failure, 0, (), now)
@@ -360,9 +372,10 @@ class Attempts:
                 self._target.name,
                 self._credential,
                 self._waited_s * 1000.0,
+                self.connect_ms,
             )
         )
-        self._waited_s = 0.0
+        self._waited_s = self.connect_ms = 0.0
 
     # --- letting go
 

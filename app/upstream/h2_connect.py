@@ -43,6 +43,25 @@ class Opened:
     settings_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a connection that was opened came to its end.
+
+    Attributes:
+        reason: In words.
+        age_s: Since its beginning.
+        streams: Opened on it, ever.
+        broken: Of those, the ones that were not over.
+        unresponsive: It owed the answer to a PING.
+    """
+
+    reason: str
+    age_s: float
+    streams: int
+    broken: int
+    unresponsive: bool
+
+
 async def connect(
     host: str,
     port: int,

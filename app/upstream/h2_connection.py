@@ -17,6 +17,7 @@ from app.upstream.h2_line import Line
 from app.upstream.h2_outbox import Body
 from app.upstream.h2_receive import CONNECTION_WINDOW, HEADER_LIST_BYTES, Receiver
 from app.upstream.h2_stream import WINDOW, Broken, H2Stream, Reset, Unprocessed
+from app.upstream.sockets import taken_bytes
 from app.wire import h2_frames as h2
 
 LAST_ID = 2**31 - 3
@@ -45,7 +46,10 @@ class H2Connection(Receiver):
 
     Attributes:
         line: Who waits for a place.
-        idle_since: ``loop.time()`` of the last end of a stream.
+        made_at: ``loop.time()`` of its beginning; ``idle_since``: of the last end of a stream.
+        stale: It has been idle and silent for so long that the next stream is to call this, which sends a PING.
+        owes: The answer to a PING is late.
+        broken: Streams that were not over at its end.
         gone: Done when the socket is closed.
     """
 
@@ -56,7 +60,10 @@ class H2Connection(Receiver):
         self._closed = closed
         self._transport: asyncio.Transport | None = None
         self.line = Line(loop)
-        self.idle_since = loop.time()
+        self.made_at = self.idle_since = loop.time()
+        self.stale: Callable[[], None] | None = None
+        self.owes = False
+        self.broken = 0
         self.gone: asyncio.Future[None] = loop.create_future()
         self.out.push(_HELLO)
 
@@ -122,6 +129,8 @@ class H2Connection(Receiver):
         stream.home, stream.stream_id = self, stream_id
         if self.table_off:
             block, self.table_off = self.table_off + block, b""
+        if self.stale is not None:
+            self.stale()
         out = self.out
         if out.open(stream_id, block, body):
             return
@@ -190,6 +199,11 @@ class H2Connection(Receiver):
         """Send a PING; whatever comes next shows that the peer lives."""
         self.out.push(h2.ping(b"penstock"))
 
+    def taken_bytes(self) -> int:
+        """Bytes that the peer's kernel has taken so far; 0 where that is not known."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        return 0 if sock is None else taken_bytes(sock.fileno())
+
     def shut(self, code: int, why: str) -> None:
         """Say GOAWAY and close; streams that are not over fail."""
         if self.ended:
@@ -202,6 +216,7 @@ class H2Connection(Receiver):
 
     def abort(self, why: str) -> None:
         """Close without a word: the peer is dead."""
+        self.why = why
         self._end(why)
         if self._transport is not None:
             self._transport.abort()
@@ -212,6 +227,7 @@ class H2Connection(Receiver):
         self.ended = self.draining = self.out.shut = True
         self.why = self.why or why
         streams, self.streams = list(self.streams.items()), {}
+        self.broken = len(streams)
         for stream_id, stream in streams:
             stream.stop_sending()
             unsent = stream_id > self.out.sent_id

@@ -46,6 +46,7 @@ class Receiver(asyncio.Protocol):
         ended: It is over; ``why`` says why.
         ready: Done at the peer's SETTINGS, or at its end.
         heard: Something came since this was last set to False.
+        calm: The peer said GOAWAY because it was asked too much.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, capacity: int) -> None:
@@ -60,6 +61,7 @@ class Receiver(asyncio.Protocol):
         self.why = ""
         self.ready: asyncio.Future[None] = loop.create_future()
         self.heard = True
+        self.calm = False
         self._decoder = ResponseDecoder(list_bytes=HEADER_LIST_BYTES)
         self._rest = b""
         self._full: list[H2Stream] = []
@@ -270,6 +272,7 @@ class Receiver(asyncio.Protocol):
         last, code = h2.parse_goaway(payload)
         why = f"The upstream said GOAWAY ({h2.code_name(code)})."
         self.draining = True
+        self.calm = code == h2.ENHANCE_YOUR_CALM
         for stream in [stream for stream_id, stream in self.streams.items() if stream_id > last]:
             self.drop(stream, Unprocessed(why))
         self.retire(why)

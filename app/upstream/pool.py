@@ -18,26 +18,24 @@ from __future__ import annotations
 import asyncio
 import collections
 import time
-from collections.abc import Coroutine
 
 import httpx
 
 from app.exchange import Outbound
 from app.upstream import lanes as policy
-from app.upstream.h2_connect import Opened
+from app.upstream.lane_fleet import Fleet
 from app.upstream.lane_line import LaneLine
-from app.upstream.lanes import NO_LIMIT, Kind, Open, Rules, Use
-from app.upstream.sockets import take_mark
+from app.upstream.lane_news import NOBODY, Events, News, waited
+from app.upstream.lanes import Kind, Open, Use
 from app.upstream.tally import PoolStats, Tally
-from app.upstream.transport_base import Inbound, drain
+from app.upstream.transport_base import Asker, Inbound, drain
 from app.upstream.transport_exact import exact_only
 from app.upstream.transport_h2 import NotHttp2
-from app.upstream.transport_lane import Census, Events, Gate, LaneSlot, LiveLane
-from app.upstream.transport_make import Maker, PoolOptions
+from app.upstream.transport_lane import LaneSlot, LiveLane
+from app.upstream.transport_make import PoolOptions
 
 __all__ = ["Events", "Pool", "PoolOptions", "PoolStats"]
 
-TICK_S = 0.5
 WARM_UP_TARGET = "/"
 
 
@@ -46,39 +44,35 @@ class Pool:
 
     Args:
         options: See ``PoolOptions``.
-        events: What is to be logged or counted on the worker side is appended here, as a dict with ``event``:
-            ``connection_opened``, ``connect_failed``, ``http2_refused``, ``pool_timeout``, ``warm_up_failed``.
+        events: What is to be logged or counted on the worker side is appended here, as a dict with ``event``;
+            ``lane_news`` says which.
     """
 
     def __init__(self, options: PoolOptions, events: Events | None = None) -> None:
         self.options = options
-        self._events: Events = events if events is not None else collections.deque(maxlen=1000)
-        self._make = Maker(options)
+        if events is None:
+            events = collections.deque(maxlen=1000)
+        self._news = News(events, options.origin, tells=options.tells_connections)
+        self._fleet = Fleet(options, self._news)
+        self._lanes = self._fleet.lanes
+        self._make = self._fleet.make
+        self._census = self._fleet.census
         self._owns_h2 = self._make.own("h2")
-        self._census = Census(options.origin.startswith("https"), self._tell)
         self._http_version = "" if options.origin.startswith("https") and options.http2 else "HTTP/1.1"
-        self._rules = Rules(
-            max_connections=options.max_connections,
-            max_keepalive=options.max_keepalive,
-            keepalive_expiry_s=options.keepalive_expiry_s,
-            streams_per_connection=options.streams_per_connection,
-        )
-        self._lanes: list[LiveLane] = []
         self._line = LaneLine(self.give)
-        self._peer_limit = NO_LIMIT
-        self._number = 0
         self._tally = Tally()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ticker: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def send(self, outbound: Outbound, *, streaming: bool, download: bool = False) -> Inbound:
+    async def send(
+        self, outbound: Outbound, *, streaming: bool, download: bool = False, asker: Asker = NOBODY
+    ) -> Inbound:
         """Send one request over a lane, return at its response head.
 
         Args:
             outbound: What to send.
             streaming: The answer may be a stream (httpcore then uses HTTP/1.1).
             download: The answer may be a large file (HTTP/1.1, so that only this reader is slowed).
+            asker: For whom; told what went into getting a connection.
 
         Raises:
             httpx.PoolTimeout: No slot within ``pool_timeout_s``; nothing was sent.
@@ -90,7 +84,7 @@ class Pool:
             lane, opener = self._at_once(kind), False
             try:
                 if lane is None:
-                    lane, opener = await self._ready(kind)
+                    lane, opener = await self._ready(kind, asker)
                 inbound = await lane.transport.send(outbound)
             except NotHttp2:  # another kind now; nothing was sent, an upload's source was not asked for anything
                 if lane is not None:
@@ -98,14 +92,16 @@ class Pool:
                 continue
             except BaseException as error:
                 if lane is not None:
-                    self._failed(lane, opener, error)
+                    self._failed(lane, opener, error, asker)
                     self.give(lane)
                 raise
             self._tally.requests += 1
             if lane.own:
                 self._http_version = "HTTP/2"
+                if self._news.tells and inbound.connection == "reused":
+                    self._news.reused(lane.number, asker.request_id)
             else:
-                self._answered(lane, opener, inbound)
+                self._answered(lane, opener, inbound, asker)
             inbound.own(LaneSlot(self.give, lane))
             return inbound
 
@@ -130,7 +126,7 @@ class Pool:
                 if self._make.name == "httpcore" and self._http_version == "HTTP/2":
                     await drain(await self.send(outbound, streaming=True))
         except (httpx.TransportError, TimeoutError) as error:
-            self._tell("warm_up_failed", error=f"{type(error).__name__}: {error}")
+            self._news.tell("warm_up_failed", error=f"{type(error).__name__}: {error}")
             return False, (time.monotonic() - started) * 1000.0
         return True, (time.monotonic() - started) * 1000.0
 
@@ -143,9 +139,9 @@ class Pool:
             return False
         if not await self._connect(self._take("h2") or await self._stand_in_line("h2")):
             return False
-        found, more = policy.ahead(self._lanes, slots, self._rules, self._peer_limit)
+        found, more = policy.ahead(self._lanes, slots, self._fleet.rules, self._fleet.peer_limit)
         cold = [lane for lane in found if not (lane.client and lane.client.usable)]
-        cold += [self._open("h2") for _ in range(0 if self._closed else more)]
+        cold += [self._fleet.open("h2") for _ in range(0 if self._closed else more)]
         for lane in cold:
             lane.in_flight += 1
         outcomes = await asyncio.gather(*map(self._connect, cold), return_exceptions=True)
@@ -159,6 +155,8 @@ class Pool:
         client = lane.client
         assert client is not None  # noqa: S101 - ours
         before = client.handshakes
+        if not client.opening:
+            lane.opener = ""
         try:
             await client.connect()
         except NotHttp2:
@@ -182,19 +180,13 @@ class Pool:
             self._line.turn_away("h2")
         self.give(lane)
         if not lane.in_flight and lane in self._lanes:
-            self._retire(lane)
+            self._fleet.retire(lane)
 
     async def close(self) -> None:
         """Close every lane; streams in flight end with an error. Safe to call twice."""
         self._closed = True
         self._line.dissolve()
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
-        self._census.look(self._lanes)
-        for lane in list(self._lanes):
-            self._retire(lane)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._fleet.close()
 
     def stats(self) -> PoolStats:
         """The figures as of now; looks at the sockets."""
@@ -219,18 +211,20 @@ class Pool:
         """A slot on the lane of our own client that is next, where its connection is up and carries one more."""
         if kind != "h2" or not self._owns_h2 or self._closed:
             return None
-        decision = policy.choose(self._lanes, kind, self._rules)
+        decision = policy.choose(self._lanes, kind, self._fleet.rules)
         lane: LiveLane | None = decision.lane if isinstance(decision, Use) else None
         return lane if lane is not None and lane.take() else None
 
-    async def _ready(self, kind: Kind) -> tuple[LiveLane, bool]:
+    async def _ready(self, kind: Kind, asker: Asker) -> tuple[LiveLane, bool]:
         """A slot on a lane whose connection is up, and whether this request is the one that brings it up."""
         while True:
             if self._closed:
                 raise httpx.ConnectError("The pool is closed.")
-            lane = self._take(kind) or await self._stand_in_line(kind)
+            lane = self._take(kind)
+            if lane is None:
+                lane = await waited(asker, self._stand_in_line(kind))
             if lane.own:
-                if await self._fits(lane):
+                if await self._fits(lane, asker):
                     return lane, False
                 continue
             self._census.recheck(lane, self._lanes)
@@ -240,7 +234,7 @@ class Pool:
                 lane.shut_gate()
                 return lane, True
             try:
-                await lane.pass_gate(self._watch)
+                await waited(asker, lane.pass_gate(self._fleet.watch))
             except BaseException:
                 self.give(lane)
                 raise
@@ -249,7 +243,7 @@ class Pool:
             self.give(lane)
             kind = lane.kind
 
-    async def _fits(self, lane: LiveLane) -> bool:
+    async def _fits(self, lane: LiveLane, asker: Asker) -> bool:
         """Whether a lane of our own client, its connection up, carries this one too; if not, its slot is given up.
 
         How many streams the peer allows is known by then: whoever is beyond that goes on to another lane.
@@ -261,13 +255,15 @@ class Pool:
         assert client is not None  # noqa: S101 - ours
         try:
             if not client.usable:
-                await client.ready()
+                if not client.opening:
+                    lane.opener = asker.request_id
+                await waited(asker, client.ready())
         except NotHttp2:
             self._give_up_http2(lane)
             raise
         except BaseException as error:
             if isinstance(error, httpx.TransportError):
-                self._failed(lane, False, error)
+                self._failed(lane, False, error, asker)
             self.give(lane)
             raise
         lane.limit = max(1, client.capacity)
@@ -278,12 +274,12 @@ class Pool:
 
     def _take(self, kind: Kind) -> LiveLane | None:
         """A slot at once, or None."""
-        decision = policy.choose(self._lanes, kind, self._rules)
+        decision = policy.choose(self._lanes, kind, self._fleet.rules)
         if not isinstance(decision, (Use, Open)):  # a union would be made anew each time
             return None
         if decision.instead is not None:
-            self._retire(decision.instead)
-        lane = decision.lane if isinstance(decision, Use) else self._open(kind)
+            self._fleet.retire(decision.instead)
+        lane = decision.lane if isinstance(decision, Use) else self._fleet.open(kind)
         lane.in_flight += 1
         return lane
 
@@ -292,7 +288,7 @@ class Pool:
             lane = await self._line.stand(kind, self.options.pool_timeout_s)
         except TimeoutError:
             self._tally.timeouts += 1
-            self._tell("pool_timeout", waited_s=self.options.pool_timeout_s)
+            self._news.tell("pool_timeout", waited_s=self.options.pool_timeout_s)
             raise httpx.PoolTimeout("No upstream connection became free in time.") from None
         if lane is None:
             raise NotHttp2("The upstream speaks HTTP/1.1 only.")
@@ -306,63 +302,9 @@ class Pool:
         if self._line.standing:
             self._line.serve(self._take)
 
-    # --- lanes
-
-    def _open(self, kind: Kind) -> LiveLane:
-        self._number += 1
-        if self._make.own(kind):
-            lane = self._own_lane()
-        elif self._make.rust(kind):
-            mark = take_mark()
-            lane = LiveLane(self._number, kind, self._make.reqwest(kind, mark), mark, None)
-        else:
-            client = self._make.httpcore(kind, self._census.on_opened)
-            lane = LiveLane(self._number, kind, client, 0, client.connections)
-        self._lanes.append(lane)
-        if self._ticker is None or self._ticker.done():
-            self._ticker = asyncio.get_running_loop().create_task(self._tick())
-        return lane
-
-    def _own_lane(self) -> LiveLane:
-        client = self._make.h2()
-        lane = LiveLane(self._number, "h2", client, 0, lambda: client.connections)
-        lane.own, lane.client = True, client
-        lane.limit = self._peer_limit  # as its siblings', until its own connection tells
-
-        def opened(how: Opened) -> None:
-            self._peer_limit = lane.limit = max(1, client.capacity)
-            self._census.on_opened(how.connect_ms + how.tls_ms, True)
-
-        client.on_opened(opened)
-        return lane
-
-    def _retire(self, lane: LiveLane) -> None:
-        """Take an idle lane out now; its client is closed in a task."""
-        self._census.look(self._lanes)
-        self._lanes.remove(lane)
-        lane.open_gate(httpx.ConnectError("The pool is closed."))
-        self._spawn(lane.shut())
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _watch(self, lane: LiveLane, gate: Gate) -> None:
-        self._spawn(lane.watch(gate, self._census, self._lanes))
-
-    async def _tick(self) -> None:
-        """Count connections and close idle lanes, until there is none left."""
-        while self._lanes:
-            await asyncio.sleep(min(TICK_S, self.options.keepalive_expiry_s / 4))
-            self._census.look(self._lanes)
-            self._census.cool(self._lanes)
-            for idle in policy.expired(self._lanes, self._rules, time.monotonic()):
-                self._retire(idle)
-
     # --- what came of a request
 
-    def _answered(self, lane: LiveLane, opener: bool, inbound: Inbound) -> None:
+    def _answered(self, lane: LiveLane, opener: bool, inbound: Inbound, asker: Asker) -> None:
         if lane.kind == "h2":
             self._http_version = inbound.http_version
             if inbound.http_version == "HTTP/1.1":
@@ -372,18 +314,22 @@ class Pool:
                 self._census.look(self._lanes)
             inbound.connection = "new" if lane.unclaimed else "reused"
             lane.unclaimed = 0 if lane.kind == "h2" else max(0, lane.unclaimed - 1)
+        asker.connect_ms += inbound.connect_ms + inbound.tls_ms
+        if self._news.tells:
+            self._news.used(lane.number, asker, inbound)
         if opener:
             if lane.state == "opening":
                 lane.state = "open"
             lane.open_gate()
 
-    def _failed(self, lane: LiveLane, opener: bool, error: BaseException) -> None:
+    def _failed(self, lane: LiveLane, opener: bool, error: BaseException, asker: Asker) -> None:
         refused = error if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) else None
         if refused is None:
             self._tally.requests += 1
         else:
             self._tally.timeouts += isinstance(refused, httpx.ConnectTimeout)
-            self._tell("connect_failed", error=f"{type(refused).__name__}: {refused}")
+            text = f"{type(refused).__name__}: {refused}"
+            self._news.tell("connect_failed", request_id=asker.request_id, error=text)
         if not lane.mark or lane.kind != "h2":
             return
         if opener:
@@ -392,6 +338,3 @@ class Pool:
             lane.state = "cold"
         if opener:
             lane.open_gate(refused)
-
-    def _tell(self, event: str, **facts: object) -> None:
-        self._events.append({"event": event, "origin": self.options.origin, **facts})

@@ -27,8 +27,8 @@ LOWEST, HIGHEST = 21, 2021
 _COMMON = frozenset({30, 45, 60, 75, 90, 100, 120, 180, 240, 300, 600, 900, 1200, 1800})
 """Intervals other libraries and the kernel (75) use: never handed out."""
 
-_RECEIVED = slice(128, 136)
-"""``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h)."""
+_TAKEN, _RECEIVED = slice(120, 128), slice(128, 136)
+"""``tcpi_bytes_acked`` and ``tcpi_bytes_received`` in ``struct tcp_info`` (linux/tcp.h)."""
 
 _free: collections.deque[int] = collections.deque(n for n in range(LOWEST, HIGHEST) if n not in _COMMON)
 
@@ -79,7 +79,12 @@ class Sockets:
 
         For TLS that is its half of the handshake. From ``TCP_INFO``, Linux 4.1 and later.
         """
-        return any(_received(fd) for fd, owner in self._marked if owner == mark)
+        return any(_told(fd, _RECEIVED) for fd, owner in self._marked if owner == mark)
+
+
+def taken_bytes(fd: int) -> int:
+    """Bytes of a TCP connection that the peer's kernel has acknowledged; 0 where that is not known."""
+    return _told(fd, _TAKEN) if sys.platform == "linux" else 0
 
 
 def _inode(fd: int) -> int:
@@ -91,15 +96,15 @@ def _inode(fd: int) -> int:
     return found.st_ino if stat.S_ISSOCK(found.st_mode) else 0
 
 
-def _received(fd: int) -> int:
-    """Bytes received on a TCP socket so far; 0 where the kernel does not tell."""
+def _told(fd: int, what: slice) -> int:
+    """One figure of ``TCP_INFO``; 0 where the kernel does not tell."""
     try:
         sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
     except OSError:
         return 0
     try:
-        info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _RECEIVED.stop)
-        return int.from_bytes(info[_RECEIVED], sys.byteorder)
+        info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, what.stop)
+        return int.from_bytes(info[what], sys.byteorder)
     except OSError:
         return 0
     finally:

@@ -36,6 +36,7 @@ class PoolStats:
         in_flight: Slots taken now.
         stalled: Streams whose reader takes nothing now.
         waiting: Requests in line for a slot.
+        unresponsive: Connections that were given up because their peer owed the answer to a PING.
     """
 
     transport: str
@@ -51,6 +52,7 @@ class PoolStats:
     in_flight: int
     stalled: int
     waiting: int
+    unresponsive: int = 0
 
 
 class Tally:
@@ -87,4 +89,5 @@ class Tally:
             in_flight=sum(lane.in_flight for lane in lanes),
             stalled=sum(lane.stalled for lane in lanes),
             waiting=waiting,
+            unresponsive=census.unresponsive,
         )

@@ -41,6 +41,21 @@ class NotProcessed(httpx.RemoteProtocolError):
     """
 
 
+class Asker(Protocol):
+    """On whose behalf a request is sent.
+
+    Attributes:
+        connect_ms: What of the request's time went into getting a connection is added to this.
+    """
+
+    connect_ms: float
+
+    @property
+    def request_id(self) -> str:
+        """Of the exchange, or ""."""
+        ...
+
+
 class Slot(Protocol):
     """A place on a lane."""
 
@@ -61,8 +76,12 @@ class Inbound:
         headers: Header pairs in the order received, repeats kept, latin-1 text.
         http_version: ``HTTP/2`` or ``HTTP/1.1``.
         connection: ``new`` or ``reused`` where the pool knows, else ``""``.
+        connect_ms: DNS and TCP of a connection that was opened for it, where the library tells; ``tls_ms``: its
+            TLS handshake. Our own client tells its pool instead.
     """
 
+    connect_ms = 0.0
+    tls_ms = 0.0
     __slots__ = ("_closed", "_ended", "_slot", "connection", "headers", "http_version", "status")
 
     def __init__(self, status: int, headers: Pairs, http_version: str) -> None:

@@ -33,6 +33,7 @@ import httpx
 
 from app.exchange import Outbound
 from app.upstream.h2_connect import (
+    Closed,
     ConnectTooSlowError,
     NoConnectionError,
     NoHttp2Error,
@@ -89,10 +90,10 @@ class H2Transport(httpx.AsyncBaseTransport):
         keepalive_expiry_s: An idle connection is closed after this.
         connect_timeout_s: For DNS, TCP, TLS and the peer's SETTINGS together.
         write_timeout_s: Longest wait for the peer to take a piece of an upload.
-        ping_interval_s: With streams in flight, silence after which a PING is sent; 0 = never.
+        ping_interval_s: Silence after which a connection in use is sent a PING; 0 = never. See ``h2_watch``.
         ping_timeout_s: Silence after that PING for which the connection counts as dead.
         opened: Called with the figures of every connection that was opened.
-        closed: Called with the reason when a connection that was opened is over.
+        closed: Called with what there is to say when a connection that was opened is over.
 
     Attributes:
         origin: As given.
@@ -113,7 +114,7 @@ class H2Transport(httpx.AsyncBaseTransport):
         ping_interval_s: float = 0.0,
         ping_timeout_s: float = 5.0,
         opened: Callable[[Opened], None] | None = None,
-        closed: Callable[[str], None] | None = None,
+        closed: Callable[[Closed], None] | None = None,
     ) -> None:
         parts = urlsplit(origin)
         if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
@@ -165,9 +166,14 @@ class H2Transport(httpx.AsyncBaseTransport):
         """Connections that are open: the one that takes streams, and those that only finish theirs."""
         return len(self._leaving) + (self._connection is not None)
 
-    def on_opened(self, tell: Callable[[Opened], None]) -> None:
-        """Call ``tell`` with the figures of every connection opened from now on."""
-        self._tell_opened = tell
+    @property
+    def opening(self) -> bool:
+        """A connection is being opened."""
+        return self._opening is not None
+
+    def tell(self, opened: Callable[[Opened], None], closed: Callable[[Closed], None]) -> None:
+        """Call these from now on, as the arguments of the same names."""
+        self._tell_opened, self._tell_closed = opened, closed
 
     async def connect(self) -> None:
         """Open the connection unless it is open; nothing is sent on it but the preface.
@@ -245,11 +251,15 @@ class H2Transport(httpx.AsyncBaseTransport):
     def _over(self, made: list[H2Connection], why: str) -> None:
         if not made:
             return  # it never was open: connect raises
-        self._leaving.discard(made[0])
-        if self._connection is made[0]:
+        over = made[0]
+        self._leaving.discard(over)
+        if self._connection is over:
             self._connection = None
+        if over.calm:
+            self._watch = self._watch.calmer()
         if self._tell_closed is not None:
-            self._tell_closed(why)
+            age_s = over.loop.time() - over.made_at
+            self._tell_closed(Closed(why, age_s, over.next_id // 2, over.broken, over.owes))
 
     # --- requests
 

@@ -4,8 +4,13 @@ HTTP/2 here serves JSON exchanges only (with ``transport_reset``'s mending): one
 HTTP/2 holds up or kills all siblings (facts 8), so what may stream goes over HTTP/1.1. The pool makes that choice.
 
 Nothing is added to a request but ``Host`` and the body's framing. Connections are counted by httpcore's
-trace events, so the figures are exact. Its loggers are switched off on import: ``Logger.isEnabledFor`` takes a
+trace events, so the figures are exact; what a request waits for a connection that another one opens is not told,
+nor is a connection's end. Its loggers are switched off on import: ``Logger.isEnabledFor`` takes a
 lock that gevent patches, and the loop thread must not touch it (facts 3).
+
+Whether a peer lives: httpcore sends no PING over HTTP/2, and HTTP/1.1 has none. The kernel's keep-alive finds a
+host that is gone within the ping interval and timeout (on Linux also where something was sent); a host that is
+there and says nothing is found by the silence and request timeouts only.
 Runs on: loop.
 """
 
@@ -61,7 +66,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BREAKS = re.compile(r"[\r\n\0]")
 """RFC 9110 sections 5.6.2 and 5.5; h11 checks for itself, h2 does not."""
 
-Opened = Callable[[float, bool], None]
+Opened = Callable[[bool], None]
 
 
 def mapped(error: BaseException) -> httpx.TransportError:
@@ -91,7 +96,7 @@ def _refused(error: httpcore.RemoteProtocolError) -> bool:
 class HttpcoreInbound(Inbound):
     """An answer of httpcore."""
 
-    __slots__ = ("_chunks", "_response")
+    __slots__ = ("_chunks", "_response", "connect_ms", "tls_ms")
 
     def __init__(self, response: httpcore.Response) -> None:
         version = response.extensions.get("http_version", b"HTTP/1.1").decode("ascii")
@@ -99,6 +104,7 @@ class HttpcoreInbound(Inbound):
         super().__init__(response.status, pairs, version)
         self._response = response
         self._chunks = response.aiter_stream()
+        self.connect_ms = self.tls_ms = 0.0
 
     async def __anext__(self) -> bytes:
         """See ``Inbound``."""
@@ -130,7 +136,9 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         write_timeout_s: Longest wait for the peer to take a piece of the request.
         context: From ``trust``; None builds one.
         ca_pem: Certificates trusted in addition to the system's, where ``context`` is None.
-        opened: Called with (ms, tls) whenever a connection is ready.
+        opened: Called whenever a connection is ready; with True after its TLS handshake.
+        probe_after_s: Silence after which the kernel probes whether the peer's host is there; 0 is off.
+        probe_for_s: How long its answer may take.
     """
 
     def __init__(
@@ -145,6 +153,8 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
         context: ssl.SSLContext | None = None,
         ca_pem: bytes | None = None,
         opened: Opened | None = None,
+        probe_after_s: float = 0.0,
+        probe_for_s: float = 10.0,
     ) -> None:
         self._opened = opened
         self._write_timeout_s = write_timeout_s
@@ -157,7 +167,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
             http1=True,
             http2=http2,
             retries=0,
-            network_backend=Backend(),
+            network_backend=Backend(probe_after_s, probe_for_s, max(probe_after_s + probe_for_s, write_timeout_s)),
         )
 
     def connections(self) -> int:
@@ -182,6 +192,7 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
             raise mapped(error) from error
         inbound = HttpcoreInbound(response)
         inbound.connection = "new" if watch.opened else "reused"
+        inbound.connect_ms, inbound.tls_ms = watch.connect_ms, watch.tls_ms
         return inbound
 
     def _request(self, outbound: Outbound, source: Source | None, watch: _Watch) -> httpcore.Request:
@@ -217,27 +228,34 @@ class HttpcoreTransport(httpx.AsyncBaseTransport):
 
 
 class _Watch:
-    """httpcore's trace callback for one request: notices a connection being made, and how long it took."""
+    """httpcore's trace callback for one request: notices a connection being made, and how long it took.
 
-    __slots__ = ("_report", "_started", "opened")
+    Attributes:
+        opened: A connection was made.
+        connect_ms: DNS and TCP; ``tls_ms``: the TLS handshake.
+    """
+
+    __slots__ = ("_report", "_started", "connect_ms", "opened", "tls_ms")
 
     def __init__(self, report: Opened | None) -> None:
         self._report = report
         self._started = 0.0
         self.opened = False
+        self.connect_ms = self.tls_ms = 0.0
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        if event == "connection.connect_tcp.started":
+        if event in ("connection.connect_tcp.started", "connection.start_tls.started"):
             self._started = time.monotonic()
         elif event == "connection.connect_tcp.complete":
-            self._tell(False)
+            self.connect_ms = self._tell(tls=False)
         elif event == "connection.start_tls.complete":
-            self._tell(True)
+            self.tls_ms = self._tell(tls=True)
 
-    def _tell(self, tls: bool) -> None:
+    def _tell(self, *, tls: bool) -> float:
         self.opened = True
         if self._report is not None:
-            self._report((time.monotonic() - self._started) * 1000.0, tls)
+            self._report(tls)
+        return (time.monotonic() - self._started) * 1000.0
 
 
 async def _alone(work: Coroutine[Any, Any, httpcore.Response], source: Source | None) -> httpcore.Response:

@@ -13,12 +13,13 @@ Runs on: loop.
 from __future__ import annotations
 
 import asyncio
-import collections
 import time
 from collections.abc import Callable, Iterable
 
 import httpx
 
+from app.upstream.h2_connect import Closed
+from app.upstream.lane_news import News
 from app.upstream.lanes import Kind, Lane
 from app.upstream.sockets import Sockets, give_mark
 from app.upstream.transport_base import Transport
@@ -30,7 +31,6 @@ RECHECK_S = 0.02
 PATIENCE_S = 1.0
 """Longest wait at a gate where sockets can be watched; a third of it where they cannot."""
 
-Events = collections.deque[dict[str, object]]
 Gate = asyncio.Future[httpx.TransportError | None]
 
 
@@ -44,9 +44,10 @@ class LiveLane(Lane):
         mark: The keep-alive interval its sockets carry; 0 for httpcore.
         seen: Open connections at the last look.
         unclaimed: New connections that no request has been told of.
+        opener: Id of the exchange for which our own client's connection was, or is being, opened; "" for none.
     """
 
-    __slots__ = ("_gate", "_watched", "client", "count", "mark", "seen", "transport", "unclaimed")
+    __slots__ = ("_gate", "_watched", "client", "count", "mark", "opener", "seen", "transport", "unclaimed")
 
     def __init__(
         self, number: int, kind: Kind, transport: Transport, mark: int, count: Callable[[], int] | None
@@ -58,6 +59,7 @@ class LiveLane(Lane):
         self.count = count
         self.seen = 0
         self.unclaimed = 0
+        self.opener = ""
         self._gate: Gate | None = None
         self._watched = False
         self.state = "cold" if mark and kind == "h2" else "open"
@@ -164,30 +166,36 @@ class Census:
         handshakes: TLS handshakes among them.
         supported: The Rust client's connections can be counted here.
         blind: They cannot, and there were some.
+        unresponsive: Connections of our own client that were given up because they owed the answer to a PING.
     """
 
-    def __init__(self, tls: bool, tell: Callable[..., None]) -> None:
+    def __init__(self, tls: bool, news: News) -> None:
         self._tls = tls
-        self._tell = tell
+        self._news = news
         self._sockets = Sockets()
-        self._known: set[int] = set()
+        self._known: dict[int, tuple[int, float]] = {}
+        self.unresponsive = 0
         self.opened = 0
         self.handshakes = 0
         self.supported = self._sockets.supported
         self.blind = False
 
-    def on_opened(self, ms: float, tls: bool) -> None:
+    def on_opened(self, tls: bool) -> None:
         """httpcore made a connection (called after TCP, and again after TLS), or our own client did."""
         if tls == self._tls:
             self.opened += 1
             self.handshakes += tls
-            self._tell("connection_opened", ms=round(ms, 2))
+
+    def on_closed(self, lane: LiveLane, how: Closed) -> None:
+        """A connection of our own client is over."""
+        self.unresponsive += how.unresponsive
+        self._news.closed(lane.number, how)
 
     def on_refused(self) -> None:
         """Our own client made a connection to a peer that does not speak HTTP/2, and closed it."""
         self.opened += 1
         self.handshakes += 1
-        self._tell("http2_refused")
+        self._news.tell("http2_refused")
 
     def answered(self, mark: int) -> bool:
         """The peer has begun to answer on a connection of this mark (as of the last look)."""
@@ -204,21 +212,25 @@ class Census:
                 lane.seen = 0
             else:
                 self.blind = True
-        if not marked:
-            return
-        now = self._sockets.scan()
+        if marked or self._known:
+            self._scan(marked)
+
+    def _scan(self, marked: dict[int, LiveLane]) -> None:
+        """What the process's own sockets say of the Rust client's lanes."""
+        now, at = self._sockets.scan(), time.monotonic()
         for inode, mark in now.items():
             found = marked.get(mark)
             if found is None:
                 continue
             found.seen += 1
             if inode not in self._known:
-                self._known.add(inode)
+                self._known[inode] = (found.number, at)
                 found.unclaimed += 1
                 self.opened += 1
                 self.handshakes += self._tls
-                self._tell("connection_opened", lane=found.number)
-        self._known.intersection_update(now)
+        for inode in self._known.keys() - now.keys():
+            number, since = self._known.pop(inode)
+            self._news.gone(number, at - since)
 
     def cool(self, lanes: Iterable[LiveLane]) -> None:
         """Lanes that had lost their idle connection at the last look are cold."""

@@ -36,6 +36,9 @@ class PoolOptions:
         http2: ``PRODUCTION_ENABLE_HTTP2``.
         ca_pem: Certificates trusted besides the system's.
         write_timeout_s: Longest wait for the upstream to take a piece of an upload.
+        ping_interval_s: ``UPSTREAM_PING_INTERVAL``; 0 is off.
+        ping_timeout_s: ``UPSTREAM_PING_TIMEOUT``.
+        tells_connections: Every connection that is opened, used again or closed is told.
     """
 
     origin: str
@@ -49,6 +52,9 @@ class PoolOptions:
     http2: bool = True
     ca_pem: bytes | None = None
     write_timeout_s: float = 15.0
+    ping_interval_s: float = 15.0
+    ping_timeout_s: float = 10.0
+    tells_connections: bool = False
 
 
 class Maker:
@@ -83,6 +89,8 @@ class Maker:
             keepalive_expiry_s=options.keepalive_expiry_s,
             connect_timeout_s=options.connect_timeout_s,
             write_timeout_s=options.write_timeout_s,
+            ping_interval_s=options.ping_interval_s,
+            ping_timeout_s=options.ping_timeout_s,
         )
 
     def httpcore(self, kind: Kind, opened: Opened) -> HttpcoreTransport:
@@ -98,6 +106,8 @@ class Maker:
             write_timeout_s=options.write_timeout_s,
             context=self._context(http2=http2),
             opened=opened,
+            probe_after_s=options.ping_interval_s,
+            probe_for_s=options.ping_timeout_s,
         )
 
     def _context(self, *, http2: bool) -> ssl.SSLContext:

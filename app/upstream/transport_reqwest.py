@@ -18,6 +18,10 @@ yet may move on to another connection; the upstream sees it once.
 What pyqwest would add or divert is switched off here: redirects, decompression, cookies, telemetry, total
 timeout, proxies from the environment (a proxy that excludes every host keeps reqwest from reading HTTP_PROXY), and
 ``accept: */*`` (hyper strips what a ``connection`` header names from HTTP/2 requests).
+
+What it does not offer: HTTP/2 PINGs (hyper has them, pyqwest 0.12 no option for them), the idle time before the
+kernel's keep-alive probes, or anything about its connections: how long one took to open is not known, and a peer
+that is there and says nothing is found by the silence and request timeouts only.
 Runs on: loop.
 """
 

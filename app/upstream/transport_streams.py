@@ -17,8 +17,13 @@ from typing import Any
 
 import httpcore
 
+from app.upstream.sockets import LOWEST
+
 _LIMIT = 65536
 _KEEPALIVE_IDLE_S = 15
+_PROBES = 3
+_LONGEST_PROBE_S = LOWEST - 1
+"""A longer keep-alive interval would be taken for a mark of the Rust client's (``sockets``)."""
 
 
 class _Reader(asyncio.StreamReader):
@@ -123,7 +128,30 @@ class Stream(httpcore.AsyncNetworkStream):
 
 
 class Backend(httpcore.AsyncNetworkBackend):
-    """Opens connections on the running loop."""
+    """Opens connections on the running loop.
+
+    Args:
+        probe_after_s: Silence after which the kernel probes whether the peer's host is there; 0: after 15 s, and
+            the rest as the kernel's defaults have it.
+        probe_for_s: How long its answer may take.
+        taken_within_s: What was sent has to be acknowledged by the peer's kernel within this.
+    """
+
+    def __init__(
+        self, probe_after_s: float = 0.0, probe_for_s: float = 10.0, taken_within_s: float = 25.0
+    ) -> None:
+        options = {"TCP_KEEPIDLE": _KEEPALIVE_IDLE_S}
+        if probe_after_s:
+            every_s = min(_LONGEST_PROBE_S, max(1, round(probe_for_s / _PROBES)))
+            options = {
+                "TCP_KEEPIDLE": max(1, round(probe_after_s)),
+                "TCP_KEEPINTVL": every_s,
+                "TCP_KEEPCNT": max(1, round(probe_for_s / every_s)),
+                "TCP_USER_TIMEOUT": round(taken_within_s * 1000),
+            }
+        self._options = [
+            (getattr(socket, name), value) for name, value in options.items() if hasattr(socket, name)
+        ]
 
     async def connect_tcp(
         self,
@@ -153,8 +181,8 @@ class Backend(httpcore.AsyncNetworkBackend):
         raw = writer.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            if hasattr(socket, "TCP_KEEPIDLE"):
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+            for option, value in self._options:
+                raw.setsockopt(socket.IPPROTO_TCP, option, value)
         return Stream(reader, writer)
 
     async def connect_unix_socket(

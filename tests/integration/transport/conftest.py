@@ -6,6 +6,7 @@ Runs on: worker.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import json
 import time
@@ -20,7 +21,7 @@ from app.exchange import Headers, Outbound
 from app.simulator.options import Options
 from app.simulator.process import running
 from app.simulator.running import Running
-from app.upstream.pool import Pool, PoolOptions
+from app.upstream.pool import Events, Pool, PoolOptions
 from app.upstream.transport_base import Inbound
 
 Name = Literal["h2", "reqwest", "httpcore"]
@@ -41,6 +42,7 @@ class Lab:
         self.name = name
         self.sim = sim
         self.ca = Path(sim.ca_path).read_bytes()
+        self.events: Events = collections.deque()
         sim.reset()
 
     @contextlib.asynccontextmanager
@@ -48,11 +50,15 @@ class Lab:
         """A pool to the simulator's TLS port, closed at the end."""
         options.setdefault("transport", self.name)
         options.setdefault("ca_pem", self.ca)
-        made = Pool(PoolOptions(origin or self.sim.tls_url, **options))
+        made = Pool(PoolOptions(origin or self.sim.tls_url, **options), self.events)
         try:
             yield made
         finally:
             await made.close()
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        """What the pools said, of one name."""
+        return [one for one in self.events if one["event"] == event]
 
     def message(self, model: str, *, stream: bool = False, origin: str = "", headers: Headers = JSON) -> Outbound:
         """POST /v1/messages."""

@@ -6,7 +6,6 @@ Runs on: loop.
 from __future__ import annotations
 
 import asyncio
-import collections
 import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -132,7 +131,7 @@ def test_warm_up_keeps_the_cap_and_what_it_opened_idles_away(lab: Any, run: Any)
             assert stats["open_connections"] <= 1  # the question's own
             assert pool.stats().open_connections == 0
             if lab.name == "h2":  # lanes that lost their connections are connected again
-                pool._rules = dataclasses.replace(pool._rules, keepalive_expiry_s=60.0)
+                pool._fleet.rules = dataclasses.replace(pool._fleet.rules, keepalive_expiry_s=60.0)
                 assert (await pool.warm_up(200))[0]
                 await asyncio.sleep(1.0)
                 assert (pool.stats().lanes, pool.stats().open_connections) == (2, 0)
@@ -175,7 +174,7 @@ def test_warm_up_that_fails_half_way_says_so(lab: Any, run: Any) -> None:
             assert not (await pool.warm_up(400))[0]
             stats = pool.stats()
             assert (stats.open_connections, stats.lanes, stats.in_flight) == (3, 4, 0)
-            assert pool._events[-1]["event"] == "warm_up_failed"
+            assert lab.events[-1]["event"] == "warm_up_failed"
 
     run(work)
 
@@ -194,9 +193,7 @@ def test_two_requests_within_the_expiry_make_one_handshake_and_later_there_is_a_
     lab: Any, run: Any, read: Read
 ) -> None:
     async def work() -> None:
-        events: collections.deque[dict[str, object]] = collections.deque()
-        async with lab.pool(keepalive_expiry_s=0.6) as pool:
-            pool._events = events
+        async with lab.pool(keepalive_expiry_s=0.6, tells_connections=True) as pool:
             kinds = []
             for pause_s in (0.2, 1.2, 0.0):
                 answer = await pool.send(lab.message("json-0ms"), streaming=False)
@@ -207,7 +204,7 @@ def test_two_requests_within_the_expiry_make_one_handshake_and_later_there_is_a_
             assert lab.sim.stats()["tls_handshakes"] == 2
             stats = pool.stats()
             assert (stats.handshakes, stats.misses, stats.hits, stats.requests) == (2, 2, 1, 3)
-            assert [event["event"] for event in events] == ["connection_opened"] * 2
+            assert len(lab.told("connection_opened")) == 2
 
     run(work)
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.simulator.options import Options
-from app.upstream.h2_connect import Opened
+from app.upstream.h2_connect import Closed, Opened
 from app.upstream.transport_base import Inbound, NotProcessed
 from app.upstream.transport_h2 import H2Transport
 from app.upstream.trust import trust
@@ -155,7 +155,7 @@ def test_a_cold_burst_makes_one_handshake(lab_with: Any, run: Any, read: Read) -
 
     async def work() -> None:
         opened: list[Opened] = []
-        closed: list[str] = []
+        closed: list[Closed] = []
         one = client(lab, max_streams=1000, opened=opened.append, closed=closed.append)
         assert (one.usable, one.connections) == (False, 0)
         answers = await asyncio.gather(*(one.send(lab.message("json-50ms")) for _ in range(100)))
@@ -166,7 +166,10 @@ def test_a_cold_burst_makes_one_handshake(lab_with: Any, run: Any, read: Read) -
         assert one.tls_ms > 0
         await one.aclose()
         await one.aclose()
-        assert closed == ["The gateway closed the connection."]
+        assert [(one.reason, one.streams, one.broken, one.unresponsive) for one in closed] == [
+            ("The gateway closed the connection.", 100, 0, False)
+        ]
+        assert 0.0 < closed[0].age_s < 30.0
         with pytest.raises(httpx.ConnectError):
             await one.send(lab.message("json-0ms"))
 
@@ -245,13 +248,13 @@ def test_a_connection_the_peer_closed_while_idle_is_no_error(lab_with: Any, run:
 
 def test_an_idle_connection_is_closed_and_a_busy_one_is_not(lab: Any, run: Any, read: Read) -> None:
     async def work() -> None:
-        closed: list[str] = []
+        closed: list[Closed] = []
         one = client(lab, keepalive_expiry_s=0.2, closed=closed.append)
         await read(await one.send(lab.message("stream-50x20ms", stream=True)))
         await read(await one.send(lab.message("json-0ms")))
         assert (one.handshakes, closed) == (1, [])
         await lab.when(lambda: closed)
-        assert (closed, one.usable, one.connections) == (["It was idle."], False, 0)
+        assert ([how.reason for how in closed], one.usable, one.connections) == (["It was idle."], False, 0)
         await read(await one.send(lab.message("json-0ms")))
         assert one.handshakes == lab.sim.stats()["tls_handshakes"] == 2
         await one.aclose()

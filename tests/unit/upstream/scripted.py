@@ -19,10 +19,11 @@ from app.policy.retry import Budget, Rules
 from app.store.facts import Fact
 from app.upstream.attempts import Patience
 from app.upstream.dispatch import Dispatcher
+from app.upstream.lane_news import NOBODY
 from app.upstream.pool import Pool, PoolStats
 from app.upstream.target import Target
 from app.upstream.target_options import Secret, TargetOptions, mark_of
-from app.upstream.transport_base import Inbound, Pairs
+from app.upstream.transport_base import Asker, Inbound, Pairs
 
 STATS = PoolStats("h2", "", "HTTP/2", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 OVERLOADED = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
@@ -85,8 +86,12 @@ class ScriptedPool:
     bodies: list[bytes] = field(default_factory=list)
     warmed: list[int] = field(default_factory=list)
     warms: bool = True
+    askers: list[str] = field(default_factory=list)
 
-    async def send(self, outbound: Outbound, *, streaming: bool, download: bool = False) -> Inbound:
+    async def send(
+        self, outbound: Outbound, *, streaming: bool, download: bool = False, asker: Asker = NOBODY
+    ) -> Inbound:
+        self.askers.append(asker.request_id)
         self.sent.append(outbound)
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if step is NEVER:

@@ -265,25 +265,6 @@ def test_a_peer_that_asks_and_does_not_read_is_left() -> None:
     run(work)
 
 
-def test_a_silent_peer_is_asked_and_then_counts_as_dead() -> None:
-    async def work() -> None:
-        line = Line()
-        watch = Watch(keepalive_expiry_s=60, ping_interval_s=60, ping_timeout_s=60)
-        watch._silent(line.ours)  # something was heard since the start
-        assert not line.feed()
-        watch._silent(line.ours)
-        assert [kind for kind, *_ in line.feed()] == [h2.PING]
-        line.feed(h2.frame(h2.PING, h2.ACK, 0, b"penstock"))
-        watch._dead(line.ours)
-        assert not line.ours.ended
-        watch._silent(line.ours)
-        watch._dead(line.ours)
-        assert line.wire.closed == "abort"
-        assert all(isinstance(stream.error, Broken) for stream in line.streams)
-
-    run(work)
-
-
 def test_an_idle_connection_retires_and_a_busy_one_does_not() -> None:
     async def work() -> None:
         line = Line()

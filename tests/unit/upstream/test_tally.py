@@ -5,10 +5,12 @@ Pure.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal, cast
 
 import pytest
 
+from app.upstream.lane_news import Events, News
 from app.upstream.tally import PoolStats, Tally
 from app.upstream.transport_base import Transport
 from app.upstream.transport_lane import Census, LaneSlot, LiveLane
@@ -23,7 +25,7 @@ def maker(transport: Name = "h2") -> Maker:
 
 
 def counting() -> Census:
-    return Census(True, lambda event, **facts: None)
+    return Census(True, News(deque(), "", tells=False))
 
 
 def lane(number: int = 1, seen: int = 1, mark: int = 0) -> LiveLane:
@@ -46,7 +48,7 @@ def test_nothing_happened() -> None:
 
 def test_the_connection_of_a_request_is_a_miss_and_the_next_request_a_hit() -> None:
     tally, census = Tally(), counting()
-    census.on_opened(1.0, True)
+    census.on_opened(tls=True)
     tally.requests = 1
     assert counts(figures(tally, census)) == (1, 0, 1, 1)
     tally.requests = 2
@@ -55,7 +57,7 @@ def test_the_connection_of_a_request_is_a_miss_and_the_next_request_a_hit() -> N
 
 def test_a_connection_made_ahead_is_a_miss_that_no_request_is_charged_with() -> None:
     tally, census = Tally(), counting()
-    census.on_opened(1.0, True)
+    census.on_opened(tls=True)
     tally.ahead = 1
     assert counts(figures(tally, census)) == (0, 0, 1, 1)
     tally.requests = 1
@@ -63,20 +65,20 @@ def test_a_connection_made_ahead_is_a_miss_that_no_request_is_charged_with() -> 
 
 
 def test_a_handshake_that_led_to_no_http_2_counts_as_one() -> None:
-    told: list[str] = []
-    tally, census = Tally(), Census(True, lambda event, **facts: told.append(event))
+    told: Events = deque()
+    tally, census = Tally(), Census(True, News(told, "", tells=True))
     census.on_refused()
     tally.ahead = 1
-    census.on_opened(1.0, True)
+    census.on_opened(tls=True)
     tally.requests = 3
     assert counts(figures(tally, census)) == (3, 2, 2, 2)
-    assert told == ["http2_refused", "connection_opened"]
+    assert [event["event"] for event in told] == ["http2_refused"], "whoever opens a connection says so himself"
 
 
 def test_connections_that_nobody_used_never_make_hits_negative() -> None:
     tally, census = Tally(), counting()
     for _ in range(3):
-        census.on_opened(1.0, True)
+        census.on_opened(tls=True)
     tally.requests = 1
     assert counts(figures(tally, census)) == (1, 0, 3, 3)
 
