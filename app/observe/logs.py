@@ -29,6 +29,7 @@ _WARNINGS = frozenset(
         "warm_up_failed",
         "setting_without_effect",
         "breaker_opened",
+        "connection_unresponsive",
         "credential_benched",
         "shared_state_degraded",
         "caller_limits_degraded",
@@ -169,7 +170,7 @@ class ExchangeLog:
             fields = dict(events.popleft())
             name = str(fields.pop("event", "event"))
             names.append(name)
-            if name.startswith("connection_"):
+            if name.startswith("connection_") and name not in _WARNINGS:
                 self._logger.debug(name, **fields)
             else:
                 self.event(name, **fields)
