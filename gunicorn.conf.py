@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from app import metrics_dir
 from app.errors import ConfigError
-from app.metrics_dir import share
 from app.settings import environment, live_environment, load
 from app.settings_rules import STRANGERS, open_to_strangers
 from app.store import board_file, counters
@@ -30,7 +30,11 @@ try:
 except ConfigError as error:
     _stop(error.faults)
 
-share(live_environment())  # before anything imports prometheus_client
+_metrics_made = metrics_dir.VARIABLE not in environment()
+try:  # before anything imports prometheus_client
+    _metrics = metrics_dir.share(live_environment())
+except OSError as error:
+    _stop((f"{metrics_dir.VARIABLE}: {error.strerror or error}: {error.filename}.",))
 
 _host = f"[{settings.host}]" if ":" in settings.host else settings.host
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn's heartbeat file must not wait for a disk
@@ -63,6 +67,7 @@ def on_starting(server: Any) -> None:
         if isinstance(address, tuple) and open_to_strangers(settings, address[0]):
             _stop((f"bind={address[0]}:{address[1]}: {STRANGERS}",))
     _stop_without_places(server.cfg.workers)
+    metrics_dir.adopt(live_environment(), _metrics_made)
     board_file.share(live_environment())  # not earlier: --daemon has given the arbiter its pid by now
     if settings.gateway_api_keys:
         size_bytes = counters.counters_bytes(len(settings.gateway_api_keys))
@@ -97,10 +102,13 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """A worker is gone: its gauges go with it, its counters stay."""
-    from app.observe.metrics import forget
-
-    forget(worker.pid)
+    """A worker is gone, however it went: its gauges go with it, its counters stay; its place is taken again."""
+    try:
+        metrics_dir.forget(_metrics, worker.pid)
+        if len(server.WORKERS) < server.num_workers:
+            metrics_dir.add_restart(_metrics)
+    except OSError as error:  # whoever took the directory away must not end the arbiter, too
+        server.log.error("%s: %s; the metrics are wrong until a restart", metrics_dir.VARIABLE, error)
 
 
 def worker_int(worker: Any) -> None:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
+from app import metrics_dir
 from app.bridge.call import Bridge, get_bridge
 from app.bridge.loop import BackgroundLoop
+from app.exchange import Record
 from app.gateway.body import BodyRules
 from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
@@ -21,6 +24,7 @@ from app.gateway.plan import Rules
 from app.gateway.watching import Capture, Watching
 from app.observe import counting
 from app.observe.logs import ExchangeLog
+from app.observe.prices import Prices, tables
 from app.policy.retry import Budget
 from app.policy.retry import Rules as RetryRules
 from app.providers.base import Provider
@@ -37,6 +41,7 @@ from app.upstream.dispatch import Dispatcher
 from app.upstream.pool import Pool, PoolOptions
 from app.upstream.target import Target
 from app.upstream.target_options import TargetOptions, split, targets_of
+from app.web.figures import Figures
 from app.web.health import Health
 from app.web.ops import Ops
 from app.web.proxy import Proxy
@@ -70,17 +75,31 @@ class Assembly:
             self.log,
             -(-settings.initial_pool_size // self.workers) or 1,
             lambda: self.sharing.degraded or self.limits.degraded,
+            Figures() if settings.enable_metrics_endpoint else None,
         )
         self.gateway = Gateway(
             _options(settings, _rules(settings, self.provider)),
             self.bridge,
             self.dispatcher,
             self.life,
-            (counting.observe, self.health.observe, self.log),
+            self._observers(),
         )
+        self.proxy = self._proxy()
+        self.ops = Ops(self.health, _configuration(settings), environment().get(metrics_dir.VARIABLE))
+        self.keeper = Keeper(
+            self.health,
+            self.life,
+            self.log,
+            settings.production_warmup_connections,
+            self._pumps(),
+            settings.switch_interval_ms / 1000.0,
+        )
+
+    def _proxy(self) -> Proxy:
+        settings = self.settings
         keys = tuple((k.name, k.get_secret_value().encode()) for k in settings.gateway_api_keys)
         guarded = bool(settings.anthropic_api_keys)
-        self.proxy = Proxy(
+        return Proxy(
             self.gateway,
             keys if guarded else (),
             settings.max_body_bytes,
@@ -88,15 +107,21 @@ class Assembly:
             settings.body_timeout_s,
             self.limits.admit if guarded and keys and self.limits.any else None,
         )
-        self.ops = Ops(self.health, _configuration(settings), "PROMETHEUS_MULTIPROC_DIR" in environment())
-        self.keeper = Keeper(
-            self.health,
-            self.life,
-            self.log,
-            settings.production_warmup_connections,
-            (counting.flush, self.sharing.pump, self.limits.pump),
-            settings.switch_interval_ms / 1000.0,
-        )
+
+    def _observers(self) -> tuple[Callable[[Record], None], ...]:
+        """Are shown the Record of every exchange, while its client waits for the end: they put it aside."""
+        found: list[Callable[[Record], None]] = [self.health.observe, self.log]
+        if self.settings.enable_metrics_endpoint:
+            counting.limit_models(self.settings.metrics_models)
+            found.append(counting.observe)
+        return tuple(found)
+
+    def _pumps(self) -> tuple[Callable[[], None], ...]:
+        """Do what was put off, every quarter second."""
+        found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump]
+        if self.settings.enable_metrics_endpoint:
+            found.append(counting.flush)
+        return tuple(found)
 
     def bridge(self) -> Bridge:
         """This process's bridge; under servers without our hooks its first use also starts the keeper."""
@@ -179,6 +204,9 @@ class Assembly:
             http2=settings.production_enable_http2,
             ca_pem=self._ca_pem,
             write_timeout_s=settings.write_timeout_s,
+            ping_interval_s=settings.upstream_ping_interval_s,
+            ping_timeout_s=settings.upstream_ping_timeout_s,
+            tells_connections=settings.log_level == "debug",
         )
         return Pool(options, loop.events)
 
@@ -202,6 +230,7 @@ def _watching(settings: Settings) -> Watching:
         response_body_bytes=most if settings.enable_response_body_logging else 0,
     )
     return Watching(
+        price=Prices(*tables(settings.penstock_prices)) if settings.enable_usage else None,
         reads_usage=settings.enable_usage,
         server_timing=settings.server_timing,
         capture=None if capture == Capture() else capture,

@@ -1,45 +1,99 @@
-"""Prepare the directory through which the workers of one gunicorn share their metrics (B41).
+"""Prepare the directory through which the workers of one gunicorn share their metrics, and keep it (B41).
 
-Runs on: start-up, in gunicorn's arbiter, before anything imports prometheus_client.
+    share()         as the configuration is read, in a reload too
+    adopt()         once the arbiter has its pid (``--daemon`` gives it another one)
+    forget(pid)     a worker is gone: the files of its live gauges go, those of its counters stay
+    add_restart()   and another one takes its place: one byte more in ``restarts``
+    restarts()      how many so far
+
+The arbiter does this without prometheus_client: that imports ssl, and the workers it forks from then on would
+have it before gevent could patch.
+
+Runs on: start-up, in gunicorn's arbiter, before anything imports prometheus_client; ``restarts`` in workers too.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
-_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _OWNER = "PROMETHEUS_MULTIPROC_OWNER"
+_RESTARTS = "restarts"
+# As prometheus_client names its files: by kind (and mode) and by worker.
+_OURS = re.compile(r"(?:counter|histogram|summary|gauge_[a-z]+)_[0-9]+\.db")
 
 
 def share(environ: MutableMapping[str, str]) -> str:
     """Take ``PROMETHEUS_MULTIPROC_DIR`` and empty it of an earlier run's files; where it is unset, make one.
 
-    A reload in the same process leaves the files alone. A directory made here goes away with this process.
+    A reload in the same process leaves the files alone. A directory made here goes away with this process. Of a
+    directory that was given nothing goes but what workers have left there.
 
     Args:
         environ: The process environment; both variables are set in it.
 
     Returns:
         The directory.
+
+    Raises:
+        OSError: It cannot be made, read or written to.
     """
     me = str(os.getpid())
-    given = environ.get(_VARIABLE)
+    given = environ.get(VARIABLE)
     if environ.get(_OWNER) == me and given is not None:
         return given
     environ[_OWNER] = me
     if given is None:
-        environ[_VARIABLE] = made = tempfile.mkdtemp(prefix="penstock-metrics-")
+        environ[VARIABLE] = made = tempfile.mkdtemp(prefix="penstock-metrics-")
         atexit.register(_remove, made, os.getpid())
         return made
-    Path(given).mkdir(parents=True, exist_ok=True)
-    for file in Path(given).glob("*.db"):
-        file.unlink()
+    folder = Path(given)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        if _OURS.fullmatch(file.name):
+            file.unlink()
+    (folder / _RESTARTS).write_bytes(b"")
     return given
+
+
+def adopt(environ: MutableMapping[str, str], made: bool) -> None:
+    """The arbiter has another pid than when it read its configuration: the directory is this one's now.
+
+    Args:
+        environ: As ``share`` has left it.
+        made: ``share`` made the directory: it goes away with this process.
+    """
+    if environ.get(_OWNER) == str(os.getpid()):
+        return
+    environ[_OWNER] = str(os.getpid())
+    if made:
+        atexit.register(_remove, environ[VARIABLE], os.getpid())
+
+
+def forget(directory: str, pid: int) -> None:
+    """Drop the live gauges of a worker that is gone, however it went."""
+    for file in Path(directory).glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+
+
+def add_restart(directory: str) -> None:
+    """A worker ended and another one takes its place."""
+    with (Path(directory) / _RESTARTS).open("ab") as file:
+        file.write(b".")
+
+
+def restarts(directory: str) -> int:
+    """How many workers have been replaced since the arbiter started."""
+    try:
+        return (Path(directory) / _RESTARTS).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _remove(directory: str, owner: int) -> None:

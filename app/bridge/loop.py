@@ -28,6 +28,7 @@ from app.bridge.wait import at_leisure, native_threads, original
 Events = deque[dict[str, object]]
 
 BEAT_S = 0.5
+_BEATS = 120
 START_TIMEOUT_S = 10.0
 
 
@@ -95,6 +96,7 @@ class BackgroundLoop:
         pid: Process that made it.
         alive: The thread runs its loop.
         last_beat: Instant (monotonic s) at which the loop last ran its own timer.
+        beats: By how many seconds each of its last beats was late; whoever reads one takes it out.
         local: State owned by the loop thread; touch it only there.
         wakeups: How often posted work woke the loop (one per batch).
     """
@@ -104,6 +106,8 @@ class BackgroundLoop:
         self.pid = os.getpid()
         self.alive = False
         self.last_beat = 0.0
+        self._beat_due = 0.0
+        self.beats: deque[float] = deque(maxlen=_BEATS)
         self.local: dict[str, Any] = {}
         self.wakeups = 0
         self.in_flight = 0
@@ -150,6 +154,15 @@ class BackgroundLoop:
         """Say something: the worker side logs and counts it (any thread)."""
         self.events.append(event)
 
+    def late_s(self) -> list[float]:
+        """By how many seconds its beats since the last call were late; the last minute's at most (any thread)."""
+        beats, found = self.beats, []
+        while True:
+            try:
+                found.append(beats.popleft())
+            except IndexError:  # all of them; or another thread had the last one
+                return found
+
     def stop(self) -> None:
         """Stop the loop; pending tasks are cancelled."""
         if self.alive and self.loop is not None:
@@ -171,7 +184,9 @@ class BackgroundLoop:
                 self.loop.call_soon(self._drain)
 
     def _beat(self) -> None:
-        self.last_beat = time.monotonic()
+        self.last_beat = now = time.monotonic()
+        self.beats.append(max(0.0, now - self._beat_due))
+        self._beat_due = now + BEAT_S
         assert self.loop is not None  # noqa: S101
         self.loop.call_later(BEAT_S, self._beat)
 
@@ -198,6 +213,7 @@ class BackgroundLoop:
         self.loop = loop = loop_of_this_thread()
         loop.set_exception_handler(self._on_exception)
         self.alive = True
+        self._beat_due = time.monotonic()
         loop.call_soon(self._beat)
         loop.call_soon(ready.release)
         try:

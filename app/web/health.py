@@ -18,10 +18,10 @@ from app.bridge.call import Bridge
 from app.errors import GatewayError
 from app.exchange import Record
 from app.gateway.life import Life
-from app.observe import counting, metrics
+from app.observe import counting
 from app.observe.logs import ExchangeLog
 from app.upstream.dispatch import Dispatcher, Traffic, warming
-from app.upstream.target import TargetStats
+from app.web.figures import Figures
 
 _CONNECT_FAILED = "connect_failed"
 _WARM_UP_FAILED = "warm_up_failed"
@@ -42,6 +42,7 @@ class Health:
         log: Where events go.
         warm_slots: Exchanges for which connections are opened ahead.
         shared: Why other nodes cannot be told what this one learns, or "".
+        figures: Where what is counted goes; None: nothing is.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Health:
         log: ExchangeLog,
         warm_slots: int,
         shared: Callable[[], str],
+        figures: Figures | None = None,
     ) -> None:
         self.bridge = bridge
         self.life = life
@@ -59,6 +61,7 @@ class Health:
         self._log = log
         self._warm_slots = warm_slots
         self._shared = shared
+        self._figures = figures
         self._unreachable = ""
 
     def observe(self, record: Record) -> None:
@@ -85,15 +88,21 @@ class Health:
 
     def traffic(self) -> Traffic:
         """Slots, breakers, keys and pools of the background loop; nothing where the loop does not answer."""
+        found = self._ask()
+        return found[1] if found is not None else Traffic((), 0)
 
-        def read(loop: Any) -> Traffic:
-            return self._dispatcher(loop).traffic()
-
+    def _ask(self) -> tuple[Dispatcher, Traffic] | None:
+        """The loop's dispatcher and what it says; None where the loop does not answer."""
         try:
-            found: Traffic = self.bridge().call(read)
+            found: tuple[Dispatcher, Traffic] = self.bridge().call(self._look)
         except TimeoutError:
-            return Traffic((), 0)
+            return None
         return found
+
+    def _look(self, loop: Any) -> tuple[Dispatcher, Traffic]:
+        """The same, on ``loop``."""
+        dispatcher = self._dispatcher(loop)
+        return dispatcher, dispatcher.traffic()
 
     def state(self, traffic: Traffic | None = None) -> dict[str, Any]:
         """What ``/ready`` says: ``status`` and why."""
@@ -126,29 +135,61 @@ class Health:
                     "transport": target.pool.transport,
                     "open_connections": target.pool.open_connections,
                     "handshakes": target.pool.handshakes,
+                    "unresponsive": target.pool.unresponsive,
                 }
                 for target in traffic.targets
             ],
         }
 
     def publish(self) -> None:
-        """Bring this worker's gauges up to date and write out what the loop had to say."""
+        """Bring this worker's metrics up to date and write out what the loop had to say."""
         counting.flush()
-        bridge = self.bridge()
+        bridge, figures = self.bridge(), self._figures
         degraded = bridge.check()
+        self._tell(bridge)
+        if figures is not None:
+            alone = bool(self._shared())
+            figures.worker(self.life, self._log.lost, degraded=bool(degraded), alone=alone)
+            figures.bridge(bridge)
+            found = self._ask()
+            if found is not None:
+                figures.traffic(*found)
+
+    def last_words(self) -> Callable[[], None]:
+        """Have the loop say what it has counted, before it is stopped.
+
+        Nothing waits here: whoever ends a worker may be in a signal's handler.
+
+        Returns:
+            Call it once the loop is stopped: counts that and writes out what there was to say.
+        """
+        bridge, figures = self.bridge(), self._figures
+        found: list[tuple[Dispatcher, Traffic]] = []
+        if figures is not None and bridge.main.alive:
+            bridge.main.post(lambda: found.append(self._look(bridge.main)))
+
+        def publish() -> None:
+            counting.flush()
+            self._tell(bridge)
+            if figures is not None:
+                figures.bridge(bridge)
+                for words in found:
+                    figures.traffic(*words)
+
+        return publish
+
+    def _tell(self, bridge: Bridge) -> None:
+        """Write out and count what the loop had to say."""
         for name in self._log.drain(bridge.events):
-            metrics.EVENTS.labels(name).inc()
+            if self._figures is not None:
+                self._figures.happened(name)
             if name == _WARM_UP_FAILED:
                 self._unreachable = _UNREACHABLE
-        metrics.LOG_LINES_LOST.set(self._log.lost)
-        metrics.IN_FLIGHT.set(self.life.in_flight)
-        metrics.DEGRADED.set(1 if degraded else 0)
-        metrics.DRAINING.set(1 if self.life.draining else 0)
-        metrics.SHARED_STATE_DEGRADED.set(1 if self._shared() else 0)
-        traffic = self.traffic()
-        metrics.RETRIES_LEFT.set(traffic.retries_left)
-        for target in traffic.targets:
-            _publish(target)
+
+    def overslept(self, late_s: float) -> None:
+        """The keeper woke so many seconds later than it wanted."""
+        if self._figures is not None:
+            self._figures.overslept(late_s)
 
 
 def _troubles(traffic: Traffic) -> list[str]:
@@ -163,19 +204,3 @@ def _troubles(traffic: Traffic) -> list[str]:
             if one.state in ("benched", "open") or (one.state == "cooling" and not target.usable)
         ]
     return found
-
-
-def _publish(target: TargetStats) -> None:
-    name, pool, slots = target.name, target.pool, target.slots
-    metrics.CONNECTIONS.labels(name).set(pool.open_connections or 0)
-    metrics.HANDSHAKES.labels(name).set(pool.handshakes or 0)
-    metrics.OPENED.labels(name).set(pool.misses or 0)
-    metrics.REUSED.labels(name).set(pool.hits or 0)
-    metrics.RUNNING.labels(name).set(slots.running)
-    metrics.WAITING.labels(name).set(slots.waiting)
-    metrics.CONCURRENCY.labels(name).set(slots.concurrency)
-    metrics.BUFFER.labels(name).set(slots.buffer_size)
-    metrics.set_state(metrics.BREAKER, metrics.BREAKER_STATES, target.breaker, name)
-    for one in target.credentials:
-        metrics.set_state(metrics.CREDENTIAL, metrics.CREDENTIAL_STATES, one.state, name, one.label)
-        metrics.CREDENTIAL_IN_FLIGHT.labels(name, one.label).set(one.in_flight)

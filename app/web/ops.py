@@ -18,7 +18,7 @@ from typing import Any
 
 from flask import Response
 
-from app.observe import metrics
+from app.observe.exposition import CONTENT_TYPE, exposition
 from app.upstream.target import TargetStats
 from app.web.health import Health
 
@@ -43,13 +43,13 @@ class Ops:
     Args:
         health: What this worker knows of itself.
         configuration: ``max_connections``, ``max_keepalive``, ``chunk_size`` as set.
-        multiprocess: Metrics are shared among workers.
+        shared_dir: Through which workers share their metrics; None: they do not.
     """
 
-    def __init__(self, health: Health, configuration: dict[str, int], multiprocess: bool) -> None:
+    def __init__(self, health: Health, configuration: dict[str, int], shared_dir: str | None) -> None:
         self._health = health
         self._configuration = configuration
-        self._multiprocess = multiprocess
+        self._shared_dir = shared_dir
 
     def alive(self) -> Response:
         """``/health``."""
@@ -67,7 +67,7 @@ class Ops:
     def prometheus(self) -> Response:
         """``/metrics``."""
         self._health.publish()
-        return Response(metrics.exposition(self._multiprocess), content_type=metrics.CONTENT_TYPE)
+        return Response(exposition(self._shared_dir), content_type=CONTENT_TYPE)
 
     def adapter(self) -> Response:
         """``/anthropic/metrics``: of this worker; keys as operators know them."""

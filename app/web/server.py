@@ -24,7 +24,6 @@ from types import FrameType
 from typing import Any
 
 from app.gateway.life import Life
-from app.observe import counting
 from app.observe.logs import ExchangeLog
 from app.web.client import cut_slow_bodies
 from app.web.health import Health
@@ -93,10 +92,9 @@ class Keeper:
         if self._pid != os.getpid() or self._stopping:
             return
         self._stopping = True
-        bridge = self._health.bridge()
-        bridge.stop()
-        self._log.drain(bridge.events)
-        counting.flush()
+        tell = self._health.last_words()
+        self._health.bridge().stop()
+        tell()
         self._log.event("worker_stopped", pid=self._pid)
 
     def before_request(self, request: Any) -> None:
@@ -142,7 +140,9 @@ class Keeper:
         published_at = 0.0
         announced = False
         while not self._stopping:
+            began = time.monotonic()
             time.sleep(KEEPER_S)
+            self._health.overslept(time.monotonic() - began - KEEPER_S)
             cut_slow_bodies(time.monotonic())
             for pump in self._pumps:
                 pump()
