@@ -10,7 +10,7 @@ Runs on: start-up.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -77,6 +77,7 @@ def findings(offline: bool) -> Iterator[Finding]:
     yield from judge_providers(settings)
     yield from judge_bodies(settings)
     server = probe.server(environ)
+    yield from judge_observed(settings, server.hosts or (settings.host,))
     yield from judge_server(settings, server, platform(environ))
     files = probe.open_files()
     yield judge_files(settings, server.worker_connections, files)
@@ -211,6 +212,25 @@ def judge_bodies(settings: Settings) -> Iterator[Finding]:
     ):
         if is_on:
             yield Finding(WARN, f"{name} writes conversations into the log", f"{name}=false")
+
+
+def judge_observed(settings: Settings, hosts: Iterable[str]) -> Iterator[Finding]:
+    """Who sees the operator's pages, and what nobody would be told."""
+    strangers = [host for host in hosts if not is_loopback(host)]
+    if settings.enable_metrics_endpoint and strangers:
+        yield Finding(
+            WARN,
+            f"/metrics and /anthropic/metrics ask for no key: whoever reaches {strangers[0]} can read them",
+            "deny both in front of the gateway (deploy/nginx.conf), or ENABLE_METRICS_ENDPOINT=false",
+        )
+    if settings.gateway_admin_key is None:
+        yield Finding(OK, "no GATEWAY_ADMIN_KEY: penstock explain reads log files, it cannot ask the workers")
+    if settings.alert_webhook_url is not None and not settings.enable_performance_monitor:
+        yield Finding(
+            WARN,
+            "ALERT_WEBHOOK_URL is set, but without the performance monitor there are no alerts",
+            "ENABLE_PERFORMANCE_MONITOR=true, or unset ALERT_WEBHOOK_URL",
+        )
 
 
 def judge_server(settings: Settings, server: probe.Server, place: Platform) -> Iterator[Finding]:

@@ -39,6 +39,16 @@ def test_the_rules_do_what_their_tests_say() -> None:
     assert "SUCCESS" in promtool("test", "rules", "prometheus-rules.test.yml")
 
 
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)])
+def test_a_missing_prometheus_skips_here_and_fails_the_gate(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="apt-get install prometheus"):
+        promtool("--version")
+
+
 def test_every_alert_is_seen_firing_and_not_firing() -> None:
     rules = [rule for group in _yaml("prometheus-rules.yml")["groups"] for rule in group["rules"]]
     alerts = {rule["alert"] for rule in rules if "alert" in rule}

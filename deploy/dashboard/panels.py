@@ -41,6 +41,7 @@ USD_PER_HOUR: Final = f"{total('cost_usd')} * 3600"
 CACHED: Final = share(
     total("tokens", more='kind="cache_read"'), total("tokens", more='kind=~"input|cache_read|cache_write_.*"')
 )
+NOT_HEALTHY: Final = level("credential_state", "credential, state", 'state!="healthy"')
 REUSED: Final = (
     f"{total('upstream_requests_reused', 'provider')} / ({total('upstream_requests_reused', 'provider')}"
     f" + {total('upstream_connections_opened', 'provider')})"
@@ -201,7 +202,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Keys that are not healthy",
             "Workers to which a key is cooling (429), on probation, open or benched (401, 403: look at it).",
             "short",
-            {"{{credential}} {{state}}": level("credential_state", "credential, state", 'state!="healthy"')},
+            {"{{credential}} {{state}}": zero(f"{NOT_HEALTHY} > 0", "state")},
         ),
         Panel(
             "Exchanges by key",

@@ -61,10 +61,9 @@ def level(name: str, by: str = "", more: str = "") -> str:
     return f"sum{f' by ({by})' if by else ''} ({pick(name, '', more)})"
 
 
-def quantile(share: str, name: str, by: str = "") -> str:
+def quantile(share: str, name: str) -> str:
     """A quantile of a histogram."""
-    labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, sum by ({labels}) (rate({pick(name, '_bucket')}[{RATE}])))"
+    return f"histogram_quantile({share}, sum by (le) (rate({pick(name, '_bucket')}[{RATE}])))"
 
 
 def quantiles(name: str) -> dict[str, str]:

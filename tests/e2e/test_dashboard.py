@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
 }
 AT_REST = {
     "Fallback threads": "they work only where a worker has lost its background loop",
+    "Trouble": "there is none",
 }
 """Panels whose every line may have been at 0 all the time, and why; all others have shown more."""
 

@@ -253,6 +253,29 @@ def test_a_bind_address_open_to_strangers_fails() -> None:
     assert FAIL not in _levels(check.judge_server(load(GUARDED), server, UNKNOWN))
 
 
+@pytest.mark.parametrize(
+    ("environ", "hosts", "level", "text", "change"),
+    [
+        ({}, ("127.0.0.1", "::1"), OK, "penstock explain reads log files", ""),
+        ({}, ("::1", "0.0.0.0"), WARN, "whoever reaches 0.0.0.0 can read them", "ENABLE_METRICS_ENDPOINT=false"),
+        (
+            {"ALERT_WEBHOOK_URL": "https://h.example/hush", "ENABLE_PERFORMANCE_MONITOR": "false"},
+            (),
+            WARN,
+            "there are no alerts",
+            "ENABLE_PERFORMANCE_MONITOR=true",
+        ),
+    ],
+)
+def test_observed(environ: dict[str, str], hosts: tuple[str, ...], level: str, text: str, change: str) -> None:
+    found = list(check.judge_observed(load(environ), hosts))
+    assert any(one.level == level and text in one.text and change in one.change for one in found)
+    assert [one.level for one in found].count(WARN) == (level == WARN)
+    quiet = {"ENABLE_METRICS_ENDPOINT": "false", "ENABLE_PERFORMANCE_MONITOR": "true"}
+    assert not list(check.judge_observed(load(environ | quiet | {"GATEWAY_ADMIN_KEY": "hush" * 4}), hosts))
+    assert "hush" not in "".join(one.line() for one in found)
+
+
 def test_patch_order() -> None:
     assert check.judge_patch(FINE).level == OK
     assert check.judge_patch(FINE._replace(early=("httpx",))).level == WARN
