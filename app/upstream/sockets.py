@@ -100,7 +100,7 @@ def _told(fd: int, what: slice) -> int:
     """One figure of ``TCP_INFO``; 0 where the kernel does not tell."""
     try:
         sock = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
-    except OSError:
+    except (OSError, ValueError):  # closed meanwhile, so -1
         return 0
     try:
         info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, what.stop)

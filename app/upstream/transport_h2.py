@@ -259,7 +259,8 @@ class H2Transport(httpx.AsyncBaseTransport):
             self._watch = self._watch.calmer()
         if self._tell_closed is not None:
             age_s = over.loop.time() - over.made_at
-            self._tell_closed(Closed(why, age_s, over.next_id // 2, over.broken, over.owes))
+            unresponsive = over.owes and not over.heard
+            self._tell_closed(Closed(why, age_s, over.next_id // 2, over.broken, unresponsive))
 
     # --- requests
 
