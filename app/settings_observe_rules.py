@@ -1,4 +1,4 @@
-"""Rules of what is observed: the admin key, the webhook's address, the log directory, the extra for spans.
+"""Rules of what is observed: admin key, webhook, log directory, prices, the extra for spans.
 
 Each returns sentences that name the variable, its value (never a secret) and what is allowed.
 Runs on: start-up.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from app import settings_prices
 from app.settings_fields import redacted
 
 if TYPE_CHECKING:
@@ -63,6 +64,21 @@ def log_dir(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
     there = next((one for one in (path, *path.absolute().parents) if one.exists()), path)
     if not os.access(there, os.W_OK | os.X_OK):
         yield start + "cannot be written to; allowed is a directory that can be written to."
+
+
+def prices(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
+    """The operator's prices, every fault in them; a key's path stands behind the file's."""
+    path = settings.penstock_prices
+    if path is None:
+        return
+    start = f"{labels['penstock_prices']}={redacted('', path)}: "
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        yield start + f"cannot be read ({error.strerror}); allowed is a readable JSON file."
+        return
+    for fault in settings_prices.parse(text)[1]:
+        yield start + fault
 
 
 def otel(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:

@@ -96,6 +96,7 @@ def across(settings: Settings, labels: Mapping[str, str], failed: Iterable[str])
         ({"gateway_admin_key"}, settings_observe_rules.admin_key),
         ({"alert_webhook_url"}, settings_observe_rules.webhook),
         ({"log_dir"}, settings_observe_rules.log_dir),
+        ({"penstock_prices"}, settings_observe_rules.prices),
         ({"enable_otel"}, settings_observe_rules.otel),
         ({"retry_429_interval_s", "retry_backoff_max_s"}, _backoff),
         ({"anthropic_api_keys", "gateway_api_keys", "host", "gateway_allow_anonymous"}, _anonymous),

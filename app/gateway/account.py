@@ -6,7 +6,7 @@ Runs on: worker.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from app.bridge.call import Crossing
@@ -19,13 +19,13 @@ from app.gateway.timing import timing
 from app.gateway.watching import Kept, Watching
 from app.wire import router
 from app.wire.headers import first
-from app.wire.usage import UsageTap
+from app.wire.usage import NO_TERMS, Stated, UsageTap
 
 # Kinds of tokens that count against a caller's day, as the provider's own limits count: cache reads do not.
 _COUNTED = ("input_tokens", "cache_creation_input_tokens", "output_tokens")
 # Where an answer's usage is what this very exchange used: ``count_tokens`` estimates, other objects report.
 _USING: Final = frozenset({"messages"})
-_NOTHING: Final[Mapping[str, int]] = {}
+_NOTHING: Final = Stated({}, False, NO_TERMS)
 _TOLD: Final = frozenset({len("request-id"), len("content-type"), len("content-encoding")})
 
 
@@ -183,30 +183,20 @@ class Account:
             return
         self._settled = True
         self._life.in_flight -= 1
-        tokens, complete = _NOTHING, False
-        if self._tap is not None:
-            tokens, complete = self._tap.stated(error is None and not left)
+        used = self._tap.stated(error is None and not left) if self._tap is not None else _NOTHING
         if self._admission is not None:
-            self._admission.finish(sum(tokens.get(kind, 0) for kind in _COUNTED))
-        record = self._record(error, left, sent_bytes, time.monotonic(), tokens, complete)
+            self._admission.finish(sum(used.tokens.get(kind, 0) for kind in _COUNTED))
+        record = self._record(error, left, sent_bytes, time.monotonic(), used)
         for observe in self._observers:
             observe(record)
 
-    def _record(
-        self,
-        error: GatewayError | None,
-        left: bool,
-        sent_bytes: int,
-        now: float,
-        tokens: Mapping[str, int],
-        complete: bool,
-    ) -> Record:
+    def _record(self, error: GatewayError | None, left: bool, sent_bytes: int, now: float, used: Stated) -> Record:
         exchange, reply, pace = self._exchange, self._reply, self._pace
         received_at = exchange.received_at
         told = reply.journey if reply is not None else error.journey if error is not None else None
         journey = cast(Journey, told) if told is not None else Journey()
         model = model_of(exchange.body)
-        price = self._watching.price
+        tokens, price = used.tokens, self._watching.price
         return Record(
             request_id=exchange.id,
             route=exchange.route,
@@ -233,8 +223,8 @@ class Account:
             fallback=self.fallback,
             cause=_cause(error),
             tokens=tokens,
-            usage_complete=complete,
-            cost_micro_usd=price(model, tokens) if tokens and price is not None else None,
+            usage_complete=used.complete,
+            cost_micro_usd=price(model, tokens, used.terms) if tokens and price is not None else None,
             at=time.time(),
             router_ms=self._router_ms,
             first_event_ms=pace.first_ms(received_at) if pace is not None else None,

@@ -37,14 +37,14 @@ class Watching:
     """What is looked at of every exchange; from the settings.
 
     Attributes:
-        price: What (model, figures as in ``Record.tokens``) cost in micro-USD, None without a price; None: nothing
-            is priced.
+        price: What (model, figures as in ``Record.tokens``, terms of the answer) cost in micro-USD, None without a
+            price; None: nothing is priced.
         reads_usage: Tokens are read off the answers; else only where a caller's limits count them.
         server_timing: Answers carry ``server-timing`` (B42).
         capture: What is kept for the log; None keeps nothing.
     """
 
-    price: Callable[[str, Mapping[str, int]], int | None] | None = None
+    price: Callable[[str, Mapping[str, int], frozenset[str]], int | None] | None = None
     reads_usage: bool = True
     server_timing: bool = True
     capture: Capture | None = None

@@ -6,9 +6,10 @@ partial result. Only lines with ``message_`` in them are looked at, and an unfin
 beginning shows that it is content. A line over 64 KiB is neither kept nor read: none that states usage comes near.
 The vendor writes each event's data as one line; data spread over several ``data:`` lines is not put together.
 
-JSON answers: one of up to 64 KiB is kept and parsed, 2 µs for most. Of a larger one the first and the last 64 KiB
-(at times 128) are kept, and the top-level ``usage`` is found there; should it break off exactly behind a nested
-member of that name, that one is taken for it. ``count_tokens`` answers with ``input_tokens`` alone.
+JSON answers: one of up to 64 KiB is kept, in the piece it came in if that is the only one; of a larger one the
+first and the last 64 KiB (at times 128). The top-level ``usage`` is looked for from the end, and only what follows
+is parsed: 1 µs, whatever the size. One that broke off is parsed from its beginning if all of it was kept; should
+a larger one break off exactly behind a nested member of that name, that one is taken for it.
 
 gzip and deflate are undone piece by piece, for the tap only. The bytes themselves are never changed.
 Pure.
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -34,18 +36,35 @@ KEYS = 64
 
 _DEPTH = 4
 _TRIES = 8
-_KINDS = frozenset({"text/event-stream", "application/json"})
 _PLAIN = frozenset({"", "identity"})
 _CODINGS = _PLAIN | {"gzip", "x-gzip", "deflate"}
 _DULL = re.compile(rb'data: *\{ *"type" *: *"(?:content|ping)')
+# Members that say how an answer was made, and their usual values, which change no price.
+_USUAL: Final[Mapping[str, frozenset[str]]] = {
+    "speed": frozenset({"standard"}),
+    "inference_geo": frozenset({"global", "not_available"}),
+}
+NO_TERMS: Final[frozenset[str]] = frozenset()
+
+
+class Stated(NamedTuple):
+    """What an answer stated of its usage.
+
+    Attributes:
+        tokens: Figures by the vendor's names, nested ones joined by dots, unknown ones included; only whole
+            numbers that are not negative. Where nothing was stated it is empty.
+        complete: They are the final ones: the stream said its last word, the JSON answer stated its usage.
+        terms: How the answer was made, where that is not as usual: ``speed:fast``, ``inference_geo:us``.
+    """
+
+    tokens: dict[str, int]
+    complete: bool
+    terms: frozenset[str]
 
 
 class _Reader(Protocol):
     def feed(self, data: bytes) -> None: ...
-    def result(self) -> dict[str, int]: ...
-    @property
-    def complete(self) -> bool: ...
-    def stated(self, whole: bool) -> tuple[dict[str, int], bool]: ...
+    def stated(self, whole: bool) -> Stated: ...
 
 
 class UsageTap:
@@ -57,42 +76,39 @@ class UsageTap:
 
     Attributes:
         feed: Takes the next bytes, as they came from the upstream.
-        known: False: nothing can be read from an answer of this type or coding; ``result`` will be empty.
+        known: False: nothing can be read from an answer of this type or coding; nothing will be stated.
     """
 
     __slots__ = ("_reader", "feed", "known")
 
     def __init__(self, content_type: str, content_encoding: str) -> None:
-        kind = content_type.partition(";")[0].strip().lower()
-        coding = content_encoding.strip().lower()
-        self._reader: _Reader = _Events() if kind == "text/event-stream" else _Answer()
-        self.known = kind in _KINDS and coding in _CODINGS
-        self.feed: Callable[[bytes], None] = self._reader.feed
-        if not self.known:
+        make, coding = _chosen(content_type, content_encoding)
+        self._reader = reader = (make or _Answer)()
+        self.known = make is not None
+        self.feed: Callable[[bytes], None] = reader.feed
+        if make is None:
             self.feed = _ignore
-        elif coding not in _PLAIN:
-            self.feed = _Inflate(coding != "deflate", self._reader.feed).feed
+        elif coding:
+            self.feed = _Inflate(coding != "deflate", reader.feed).feed
 
-    @property
-    def complete(self) -> bool:
-        """Whether the result is the final one: the stream said its last word, the JSON answer stated its usage."""
-        return self._reader.complete
-
-    def result(self) -> dict[str, int]:
-        """The figures as stated so far: ``input_tokens``, ``cache_creation.ephemeral_5m_input_tokens`` …
-
-        Names are the vendor's, nested ones joined by dots, unknown ones included; only whole numbers that are not
-        negative. Where nothing was stated it is empty.
-        """
-        return self._reader.result()
-
-    def stated(self, whole: bool) -> tuple[dict[str, int], bool]:
-        """``result`` and ``complete`` at the end, for the price of one.
+    def stated(self, whole: bool = False) -> Stated:
+        """What was stated so far.
 
         Args:
-            whole: The answer did not break off.
+            whole: The answer is over and did not break off.
         """
         return self._reader.stated(whole)
+
+
+@lru_cache(maxsize=64)
+def _chosen(content_type: str, content_encoding: str) -> tuple[Callable[[], _Reader] | None, str]:
+    """Who reads answers of this type, and the coding to undo; upstreams use a handful of values."""
+    kind = content_type.partition(";")[0].strip().lower()
+    coding = content_encoding.strip().lower()
+    make: Callable[[], _Reader] | None = None
+    if coding in _CODINGS:
+        make = _Events if kind == "text/event-stream" else _Answer if kind == "application/json" else None
+    return make, "" if coding in _PLAIN else coding
 
 
 def _ignore(data: bytes) -> None:
@@ -102,11 +118,12 @@ def _ignore(data: bytes) -> None:
 class _Events:
     """An event stream, line by line: a line's end is LF or CR, and the LF of a CR LF ends an empty one."""
 
-    __slots__ = ("_held", "_mid", "_stopped", "_usage")
+    __slots__ = ("_held", "_mid", "_stopped", "_terms", "_usage")
 
     def __init__(self) -> None:
         self._stopped = False
         self._usage: dict[str, int] = {}
+        self._terms: dict[str, str] = {}
         self._mid = False  # the last line is not finished
         self._held = bytearray()  # what there is of it; empty if it cannot matter
 
@@ -128,18 +145,10 @@ class _Events:
         if self._mid:
             self._hold(data, last, len(data))
 
-    @property
-    def complete(self) -> bool:
-        self._unfinished()
-        return self._stopped
-
-    def result(self) -> dict[str, int]:
-        self._unfinished()
-        return dict(self._usage)
-
-    def stated(self, whole: bool) -> tuple[dict[str, int], bool]:
+    def stated(self, whole: bool) -> Stated:
         del whole  # a stream says itself that it is
-        return self.result(), self._stopped
+        self._unfinished()
+        return Stated(dict(self._usage), self._stopped, _named(self._terms))
 
     def _unfinished(self) -> None:
         """Some leave out the last line's end: what there is counts if it is whole, and does no harm if not."""
@@ -172,26 +181,29 @@ class _Events:
         if kind == "message_stop":
             self._stopped = True
         elif kind == "message_delta":
-            _note(event.get("usage"), self._usage)
+            _note(event.get("usage"), self._usage, self._terms)
         elif kind == "message_start":
             message = event.get("message")
-            _note(message.get("usage") if isinstance(message, dict) else None, self._usage)
+            _note(message.get("usage") if isinstance(message, dict) else None, self._usage, self._terms)
 
 
 class _Answer:
     """A JSON answer: all of it up to the window, both its ends beyond."""
 
-    __slots__ = ("_head", "_tail")
+    __slots__ = ("_head", "_only", "_tail")
 
     def __init__(self) -> None:
+        self._only = b""  # all there is, while it came in one piece: kept as it is, not copied
         self._head = bytearray()
         self._tail = bytearray()  # what follows the head, or the last of it
 
-    @property
-    def complete(self) -> bool:
-        return bool(self.result())
-
     def feed(self, data: bytes) -> None:
+        if not (self._only or self._head) and len(data) <= WINDOW_BYTES:
+            self._only = data
+            return
+        if self._only:
+            self._head += self._only
+            self._only = b""
         room = WINDOW_BYTES - len(self._head)
         if room:
             self._head += data[:room]
@@ -199,43 +211,48 @@ class _Answer:
         if len(self._tail) > 2 * WINDOW_BYTES:  # seldom, since what is kept has to be moved
             del self._tail[:-WINDOW_BYTES]
 
-    def stated(self, whole: bool) -> tuple[dict[str, int], bool]:
-        found = self.result()
-        return found, bool(found)
+    def stated(self, whole: bool) -> Stated:
+        found = self._found(whole)
+        figures: dict[str, int] = {}
+        terms: dict[str, str] = {}
+        _note(found.get("usage"), figures, terms)
+        return Stated(figures, bool(figures), _named(terms))
 
-    def result(self) -> dict[str, int]:
-        stated = self._at_the_end() if self._tail else _parsed(self._head)
-        stated = stated or self._at_the_start()
-        found: dict[str, int] = {}
-        if "usage" in stated:
-            _note(stated["usage"], found)
-        elif "input_tokens" in stated:
-            _note({"input_tokens": stated["input_tokens"]}, found)
-        return found
-
-    def _at_the_end(self) -> dict[str, Any]:
-        """The last members from ``usage`` on, which the vendor puts last, or nearly so.
-
-        What follows a top-level member is the rest of an object; behind a nested one there is a bracket too many.
-        No text has such a name in it: its quotes would have backslashes before them.
-        """
-        end = self._tail if len(self._tail) >= WINDOW_BYTES else self._head + self._tail
-        at = len(end)
-        for _ in range(_TRIES):
-            at = end.rfind(b'"usage"', 0, at)
-            if at < 0:
-                break
-            if stated := _parsed(b"{" + end[at:]):
-                return stated
-        return {}
+    def _found(self, whole: bool) -> dict[str, Any]:
+        """An object that has the ``usage`` in it; of one that broke off, no other member of that name will do."""
+        start = self._only or self._head
+        found: dict[str, Any] = {}
+        if self._tail:
+            found = _at_the_end(self._tail if len(self._tail) >= WINDOW_BYTES else start + self._tail)
+        elif whole:
+            found = _at_the_end(start)
+        if not found and not self._tail:
+            found = _parsed(start)
+        return found or self._at_the_start()
 
     def _at_the_start(self) -> dict[str, Any]:
         """``usage`` where it comes before the content, in a large answer or one that broke off."""
-        start = bytes(self._head)
+        start = self._only or bytes(self._head)
         for name, begin, end in skim.members(start, WINDOW_BYTES):
             if name == b"usage" and end > 0:
                 return {"usage": _parsed(start[begin:end])}
         return {}
+
+
+def _at_the_end(end: bytes | bytearray) -> dict[str, Any]:
+    """The last members from ``usage`` on, which the vendor puts last, or nearly so.
+
+    What follows a top-level member is the rest of an object; behind a nested one there is a bracket too many.
+    No text has such a name in it: its quotes would have backslashes before them.
+    """
+    at = len(end)
+    for _ in range(_TRIES):
+        at = end.rfind(b'"usage"', 0, at)
+        if at < 0:
+            break
+        if stated := _parsed(b"{" + end[at:]):
+            return stated
+    return {}
 
 
 class _Inflate:
@@ -284,14 +301,26 @@ def _parsed(text: bytes | bytearray) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _note(usage: object, into: dict[str, int], prefix: str = "", depth: int = _DEPTH) -> None:
-    """Enter the figures of a usage object; those that are there already are replaced."""
+def _named(terms: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(f"{name}:{value}" for name, value in terms.items()) if terms else NO_TERMS
+
+
+def _note(
+    usage: object, into: dict[str, int], terms: dict[str, str], prefix: str = "", depth: int = _DEPTH
+) -> None:
+    """Enter the figures and terms of a usage object; those that are there already are replaced."""
     if not isinstance(usage, dict):
         return
     for key, value in usage.items():
         name = prefix + key
-        if isinstance(value, dict):
+        if type(value) is int:
+            if value >= 0 and (len(into) < KEYS or name in into):
+                into[name] = value
+        elif isinstance(value, dict):
             if depth:
-                _note(value, into, name + ".", depth - 1)
-        elif type(value) is int and value >= 0 and (len(into) < KEYS or name in into):
-            into[name] = value
+                _note(value, into, terms, name + ".", depth - 1)
+        elif name in _USUAL and isinstance(value, str):
+            if value in _USUAL[name]:
+                terms.pop(name, None)
+            else:
+                terms[name] = value
