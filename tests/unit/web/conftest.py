@@ -59,7 +59,9 @@ class Upstream:
         """The answer to everything from now on."""
         self.script = (status, headers, steps)
 
-    async def send(self, outbound: Outbound, *, streaming: bool, download: bool = False) -> Inbound:
+    async def send(
+        self, outbound: Outbound, *, streaming: bool, download: bool = False, asker: object = None
+    ) -> Inbound:
         self.seen.append(outbound)
         body: bytes | AsyncIterator[bytes] = outbound.body
         if self.reads_body:

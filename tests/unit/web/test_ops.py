@@ -144,7 +144,7 @@ def test_b41_prometheus_counts_exchanges_and_events(app: Flask, assembly: Assemb
     assembly.bridge().events.append({"event": "connection_opened"})
     app.test_client().get("/v1/models", buffered=True)
     text = app.test_client().get("/metrics").get_data(as_text=True)
-    assert 'penstock_requests_total{route="models",slug="",status="200"}' in text
+    assert 'penstock_requests_total{model="",route="models",slug="",status="200"}' in text
     assert 'penstock_events_total{event="loop_exception"}' in text
 
 
