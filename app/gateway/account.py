@@ -5,6 +5,7 @@ Runs on: worker.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
@@ -19,6 +20,7 @@ from app.gateway.timing import timing
 from app.gateway.watching import Kept, Watching
 from app.wire import router
 from app.wire.headers import first
+from app.wire.trace import NO_TRACE, begin
 from app.wire.usage import NO_TERMS, Stated, UsageTap
 
 # Kinds of tokens that count against a caller's day, as the provider's own limits count: cache reads do not.
@@ -86,6 +88,7 @@ class Account:
         fallback: Served by the thread pool.
         early: Status 200 was committed before the upstream's head.
         coding: ``content-encoding`` of the answer, "" if there is none.
+        trace: Its place in its trace.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Account:
         self.fallback = False
         self.early = False
         self.coding = ""
+        self.trace = begin(exchange.headers, random.getrandbits) if watching.spans else NO_TRACE
         life.in_flight += 1
         life.served += 1
 
@@ -230,6 +234,8 @@ class Account:
             first_event_ms=pace.first_ms(received_at) if pace is not None else None,
             gaps=pace.gaps if pace is not None else (),
             gaps_ms=pace.gaps_ms if pace is not None else 0.0,
+            trace=self.trace.own,
+            trace_parent=self.trace.parent,
             captured=self._captured(),
         )
 

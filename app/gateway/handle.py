@@ -128,7 +128,7 @@ class Gateway:
         try:
             if self.life.draining:
                 raise Draining
-            plan = make_plan(exchange, self.options.rules, endpoint, exchange.received_at)
+            plan = make_plan(exchange, self.options.rules, endpoint, exchange.received_at, account.trace)
             return self._cross(exchange, plan, client, account)
         except GatewayError as exc:
             exc.headers += account.headers(exc.journey)

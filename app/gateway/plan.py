@@ -14,6 +14,7 @@ from app.exchange import Exchange, Plan
 from app.policy.affinity import conversation, model
 from app.providers.base import Endpoint, Provider
 from app.wire import headers as wire
+from app.wire.trace import NO_TRACE, Trace, handed_on
 
 _TARGET = re.compile(r"/[\x21-\x7e]*")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?=[/?#\\]|%5c|%2f|$)", re.IGNORECASE)
@@ -95,7 +96,9 @@ def client_retries(exchange: Exchange) -> int:
     return min(int(told), _RETRIES_AT_MOST) if told is not None and told.isascii() and told.isdigit() else 0
 
 
-def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float) -> Plan:
+def make_plan(
+    exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float, trace: Trace = NO_TRACE
+) -> Plan:
     """The plan for one exchange.
 
     Args:
@@ -103,6 +106,7 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float) 
         rules: Of the provider.
         endpoint: Of the target.
         now: Monotonic seconds.
+        trace: Its place in its trace.
 
     Raises:
         InvalidRequest: The target or a header may not be sent on.
@@ -115,6 +119,8 @@ def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float) 
         raise InvalidRequest(f"The request is not valid: {problem}.")
     if wire.first(pairs, provider.version_header) is None:
         pairs.append((provider.version_header, rules.version))
+    if trace.parent:
+        pairs = handed_on(pairs, trace)
     if exchange.streamed and exchange.content_length is not None:
         pairs.append(("content-length", str(exchange.content_length)))
     return Plan(

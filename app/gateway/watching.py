@@ -42,12 +42,14 @@ class Watching:
         reads_usage: Tokens are read off the answers; else only where a caller's limits count them.
         server_timing: Answers carry ``server-timing`` (B42).
         capture: What is kept for the log; None keeps nothing.
+        spans: Each has a place in a trace, and a valid ``traceparent`` goes on as that of a child.
     """
 
     price: Callable[[str, Mapping[str, int], frozenset[str]], int | None] | None = None
     reads_usage: bool = True
     server_timing: bool = True
     capture: Capture | None = None
+    spans: bool = False
 
 
 USUAL: Final = Watching()

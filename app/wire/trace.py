@@ -53,6 +53,10 @@ class Trace(NamedTuple):
     parent: str
 
 
+NO_TRACE: Final = Trace("", "")
+"""No spans are made."""
+
+
 def parse(value: str) -> Parent | None:
     """What a header value says; None where it is not valid.
 
