@@ -96,9 +96,7 @@ def client_retries(exchange: Exchange) -> int:
     return min(int(told), _RETRIES_AT_MOST) if told is not None and told.isascii() and told.isdigit() else 0
 
 
-def make_plan(
-    exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float, trace: Trace = NO_TRACE
-) -> Plan:
+def make_plan(exchange: Exchange, rules: Rules, endpoint: Endpoint, now: float, trace: Trace = NO_TRACE) -> Plan:
     """The plan for one exchange.
 
     Args:
