@@ -139,9 +139,11 @@ class Keeper:
     def _keep(self) -> None:
         published_at = 0.0
         announced = False
-        while not self._stopping:
+        while True:
             began = time.monotonic()
             time.sleep(KEEPER_S)
+            if self._stopping:
+                return
             self._health.overslept(time.monotonic() - began - KEEPER_S)
             cut_slow_bodies(time.monotonic())
             for pump in self._pumps:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import selectors
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -320,3 +321,26 @@ def test_an_answer_after_the_caller_left_is_dropped(plain: Any, lookup: Any) -> 
 
     plain.run_until_complete(leave())
     assert settled == ["settled"]
+
+
+def test_b41_how_late_the_loop_beats_is_told_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured without a lock; a loop that is held up beats late, and no beat is ever early."""
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    loop, latch = start(), Latch()
+    held_s = 0.3
+    until = time.monotonic() + LONG_S
+    loop.post(lambda: (time.sleep(held_s), latch.open()))
+    latch.wait()
+    found: list[float] = []
+    while not found or max(found) < held_s / 2:
+        assert time.monotonic() < until, found
+        found += loop.late_s()
+        time.sleep(0.01)
+    assert min(found) >= 0.0
+    loop.stop()
+    until_dead(loop)
+    loop.late_s()
+    assert loop.late_s() == []
+    for number in range(1000):
+        loop.beats.append(float(number))
+    assert loop.late_s() == [float(number) for number in range(880, 1000)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.assembly import Assembly
 from app.bridge import call
 from app.bridge.wait import original
 from app.exchange import Outbound
@@ -90,7 +91,8 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> Upstream:
 
 @pytest.fixture(autouse=True)
 def fresh_bridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A bridge of its own, whose threads are measured like all others; nothing assembled before."""
+    """A bridge of its own, whose threads are measured like all others; nothing assembled before, no keeper after."""
+    assembled: list[Assembly] = []
 
     def start(work: Callable[..., object], args: tuple[Any, ...]) -> object:
         def run() -> None:
@@ -104,8 +106,10 @@ def fresh_bridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr("app.bridge.loop.original", replaced)
     monkeypatch.setattr(call, "_bridge", None)
-    monkeypatch.setattr("app.factory._assembled", [])
+    monkeypatch.setattr("app.factory._assembled", assembled)
     yield
+    for assembly in assembled:
+        assembly.keeper._stopping = True
     if call._bridge is not None:
         call._bridge.stop()
 
