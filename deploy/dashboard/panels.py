@@ -41,6 +41,9 @@ USD_PER_HOUR: Final = f"{total('cost_usd')} * 3600"
 CACHED: Final = share(
     total("tokens", more='kind="cache_read"'), total("tokens", more='kind=~"input|cache_read|cache_write_.*"')
 )
+VERSIONS: Final = (
+    f"sum by (version) ({pick('workers')} * on (job, instance) group_left (version) {pick('build_info')})"
+)
 NOT_HEALTHY: Final = level("credential_state", "credential, state", 'state!="healthy"')
 REUSED: Final = (
     f"{total('upstream_requests_reused', 'provider')} / ({total('upstream_requests_reused', 'provider')}"
@@ -63,7 +66,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
         ),
         Panel("Tokens", "Of all kinds.", "short", {"a minute": zero(f"{total('tokens')} * 60")}, 3, "stat"),
         Panel("Spending", "An hour at this pace.", "currencyUSD", {"": zero(USD_PER_HOUR)}, 3, "stat"),
-        Panel("Workers", "Processes that serve.", "short", {"": level("workers")}, 3, "stat"),
+        Panel("Workers", "Processes that serve, by version.", "short", {"{{version}}": VERSIONS}, 3, "stat"),
         Panel(
             "Alerts",
             "Rules of the gateway's own monitor that fire (ALERT_*).",

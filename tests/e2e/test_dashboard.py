@@ -14,6 +14,7 @@ import base64
 import itertools
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ from tests.e2e.wire import VERSION, Raw, Truncated, message, request
 
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+RULES = "prometheus-rules.yml"
 VARIABLES = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
 LOAD_S = 14.0
 KILLED_AT_S = 6.0
@@ -182,7 +184,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus,
     binary("prometheus")
     folder = tmp_path_factory.mktemp("dashboard")
     with running(Options(max_concurrent_streams=100, replay=str(recorded(folder)))) as simulator:
-        simulator.set_keys({KEYS[2]: [{"status": 401}]})
+        limited = [{"from_s": at, "to_s": at + 0.2, "status": 429, "retry_after": "0.5"} for at in range(1, 60, 2)]
+        simulator.set_keys({KEYS[1]: limited, KEYS[2]: [{"status": 401}]})
         farm = Farm(simulator, folder)
         nowhere = f"http://127.0.0.1:{free_port()}/"
         with (
@@ -223,6 +226,17 @@ def test_no_panel_is_empty(seen: tuple[Prometheus, Shown], title: str) -> None:
     for legend, series in lines:
         assert any(one.values for one in series), f"{title}: nothing to show for {legend!r}"
     assert highest(lines) > 0 or title in AT_REST, f"{title}: nothing but 0 under load"
+
+
+def test_every_metric_of_the_panels_and_rules_is_there(seen: tuple[Prometheus, Shown]) -> None:
+    text = "".join((DEPLOY / name).read_text(encoding="utf-8") for name in ("grafana-dashboard.json", RULES))
+    named = set(re.findall(r"penstock_\w+", text))
+    found = set(seen[0].get("label/__name__/values"))
+    assert len(named) > 40
+    assert named <= found, named - found
+    shown = {re.sub("_(total|bucket|sum|count)$", "", name) for name in named}
+    theirs = {re.sub("_(total|bucket|sum|count)$", "", name) for name in found if name.startswith("penstock_")}
+    assert theirs == shown, f"in no panel and no rule: {theirs - shown}"
 
 
 def test_the_variables_have_values(seen: tuple[Prometheus, Shown]) -> None:
