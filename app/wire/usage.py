@@ -36,6 +36,7 @@ KEYS = 64
 
 _DEPTH = 4
 _TRIES = 8
+_PIECES = 16
 _PLAIN = frozenset({"", "identity"})
 _CODINGS = _PLAIN | {"gzip", "x-gzip", "deflate"}
 _DULL = re.compile(rb'data: *\{ *"type" *: *"(?:content|ping)')
@@ -190,20 +191,27 @@ class _Events:
 class _Answer:
     """A JSON answer: all of it up to the window, both its ends beyond."""
 
-    __slots__ = ("_head", "_only", "_tail")
+    __slots__ = ("_head", "_pieces", "_size", "_tail")
 
     def __init__(self) -> None:
-        self._only = b""  # all there is, while it came in one piece: kept as it is, not copied
+        self._pieces: list[bytes] | None = []  # all there is, while it is little: as it came, not copied
+        self._size = 0
         self._head = bytearray()
         self._tail = bytearray()  # what follows the head, or the last of it
 
     def feed(self, data: bytes) -> None:
-        if not (self._only or self._head) and len(data) <= WINDOW_BYTES:
-            self._only = data
+        pieces = self._pieces
+        if pieces is None:
+            self._keep(data)
             return
-        if self._only:
-            self._head += self._only
-            self._only = b""
+        self._size += len(data)
+        pieces.append(data)
+        if self._size > WINDOW_BYTES or len(pieces) > _PIECES:
+            self._pieces = None
+            for one in pieces:
+                self._keep(one)
+
+    def _keep(self, data: bytes) -> None:
         room = WINDOW_BYTES - len(self._head)
         if room:
             self._head += data[:room]
@@ -220,23 +228,23 @@ class _Answer:
 
     def _found(self, whole: bool) -> dict[str, Any]:
         """An object that has the ``usage`` in it; of one that broke off, no other member of that name will do."""
-        start = self._only or self._head
-        found: dict[str, Any] = {}
+        pieces = self._pieces
+        if whole and pieces and (found := _at_the_end(pieces[-1])):
+            return found
+        start = bytes(self._head) if pieces is None else b"".join(pieces)
         if self._tail:
             found = _at_the_end(self._tail if len(self._tail) >= WINDOW_BYTES else start + self._tail)
-        elif whole:
-            found = _at_the_end(start)
-        if not found and not self._tail:
-            found = _parsed(start)
-        return found or self._at_the_start()
+        else:
+            found = (_at_the_end(start) if whole else {}) or _parsed(start)
+        return found or _at_the_start(start)
 
-    def _at_the_start(self) -> dict[str, Any]:
-        """``usage`` where it comes before the content, in a large answer or one that broke off."""
-        start = self._only or bytes(self._head)
-        for name, begin, end in skim.members(start, WINDOW_BYTES):
-            if name == b"usage" and end > 0:
-                return {"usage": _parsed(start[begin:end])}
-        return {}
+
+def _at_the_start(start: bytes) -> dict[str, Any]:
+    """``usage`` where it comes before the content, in a large answer or one that broke off."""
+    for name, begin, end in skim.members(start, WINDOW_BYTES):
+        if name == b"usage" and end > 0:
+            return {"usage": _parsed(start[begin:end])}
+    return {}
 
 
 def _at_the_end(end: bytes | bytearray) -> dict[str, Any]:
@@ -305,22 +313,30 @@ def _named(terms: Mapping[str, str]) -> frozenset[str]:
     return frozenset(f"{name}:{value}" for name, value in terms.items()) if terms else NO_TERMS
 
 
-def _note(
-    usage: object, into: dict[str, int], terms: dict[str, str], prefix: str = "", depth: int = _DEPTH
-) -> None:
+def _note(usage: object, into: dict[str, int], terms: dict[str, str]) -> None:
     """Enter the figures and terms of a usage object; those that are there already are replaced."""
     if not isinstance(usage, dict):
         return
-    for key, value in usage.items():
-        name = prefix + key
+    for name, value in usage.items():
         if type(value) is int:
-            if value >= 0 and (len(into) < KEYS or name in into):
+            if value >= 0:
                 into[name] = value
-        elif isinstance(value, dict):
-            if depth:
-                _note(value, into, terms, name + ".", depth - 1)
+        elif type(value) is dict:
+            _nested(value, into, name, _DEPTH)
         elif name in _USUAL and isinstance(value, str):
             if value in _USUAL[name]:
                 terms.pop(name, None)
             else:
                 terms[name] = value
+    if len(into) > KEYS:
+        for name in list(into)[KEYS:]:
+            del into[name]
+
+
+def _nested(usage: dict[str, Any], into: dict[str, int], prefix: str, depth: int) -> None:
+    for key, value in usage.items():
+        if type(value) is int:
+            if value >= 0:
+                into[f"{prefix}.{key}"] = value
+        elif type(value) is dict and depth > 1:
+            _nested(value, into, f"{prefix}.{key}", depth - 1)
