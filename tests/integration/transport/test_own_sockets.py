@@ -1,16 +1,20 @@
-"""Own connections, told by their keep-alive interval.
+"""Own sockets: connections told by their keep-alive interval, what the kernel knows of them and is told to do.
 
 Runs on: worker.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 
-from app.upstream.sockets import Sockets, give_mark, take_mark
+from app.upstream.h2_connection import H2Connection
+from app.upstream.sockets import HIGHEST, LOWEST, Sockets, give_mark, take_mark, taken_bytes
+from app.upstream.transport_streams import Backend
 
 
 @pytest.fixture
@@ -87,3 +91,73 @@ def test_elsewhere_nothing_is_counted(monkeypatch: pytest.MonkeyPatch, listener:
     assert table.scan() == {}
     mine.close()
     theirs.close()
+
+
+def test_what_the_peers_kernel_took_is_known(listener: socket.socket) -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        ours = H2Connection(loop, lambda why: None)
+        assert ours.taken_bytes() == 0, "not connected yet"
+        transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        theirs = listener.accept()[0]
+        ours.attach(transport)
+        async with asyncio.timeout(5):
+            while ours.taken_bytes() < 24:  # the preface
+                await asyncio.sleep(0.01)
+        transport.abort()
+        async with asyncio.timeout(5):
+            while ours.taken_bytes():
+                await asyncio.sleep(0.01)
+        theirs.close()
+
+    for runner in (uvloop.run, asyncio.run):
+        runner(work())
+
+
+def test_elsewhere_nobody_knows_what_was_taken(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
+    mine, theirs = connected(listener, None)
+    mine.sendall(b"hello")
+    theirs.recv(5)
+    assert taken_bytes(mine.fileno()) >= 5
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert taken_bytes(mine.fileno()) == 0
+    mine.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "idle_s", "every_s", "times", "taken_ms"),
+    [
+        ((15.0, 10.0, 25.0), 15, 3, 3, 25_000),
+        ((1.0, 0.1, 15.0), 1, 1, 1, 15_000),
+        ((600.0, 120.0, 720.0), 600, LOWEST - 1, 6, 720_000),
+        ((0.0, 10.0, 15.0), 15, None, None, 0),
+    ],
+)
+def test_httpcores_connections_are_probed_by_the_kernel(
+    listener: socket.socket,
+    asked: tuple[float, float, float],
+    idle_s: int,
+    every_s: int | None,
+    times: int | None,
+    taken_ms: int,
+) -> None:
+    """And never look like the Rust client's."""
+
+    async def work() -> None:
+        stream = await Backend(*asked).connect_tcp("127.0.0.1", listener.getsockname()[1], timeout=5)
+        theirs = listener.accept()[0]
+        sock = stream._writer.get_extra_info("socket")  # type: ignore[attr-defined]
+
+        def told(name: str) -> int:
+            return int(sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)))
+
+        assert (told("TCP_KEEPIDLE"), told("TCP_USER_TIMEOUT")) == (idle_s, taken_ms)
+        if every_s is not None:
+            assert (told("TCP_KEEPINTVL"), told("TCP_KEEPCNT")) == (every_s, times)
+            assert not LOWEST <= every_s <= HIGHEST
+        await stream.aclose()
+        await asyncio.sleep(0)
+        theirs.close()
+
+    uvloop.run(work())

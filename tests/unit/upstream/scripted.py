@@ -86,12 +86,10 @@ class ScriptedPool:
     bodies: list[bytes] = field(default_factory=list)
     warmed: list[int] = field(default_factory=list)
     warms: bool = True
-    askers: list[str] = field(default_factory=list)
 
     async def send(
         self, outbound: Outbound, *, streaming: bool, download: bool = False, asker: Asker = NOBODY
     ) -> Inbound:
-        self.askers.append(asker.request_id)
         self.sent.append(outbound)
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if step is NEVER:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -34,8 +34,20 @@ from app.policy.key_state import Key
 from app.policy.retry import Budget, Rules
 from app.store.facts import Fact
 from app.upstream import attempts, target
-from app.upstream.transport_base import NotProcessed
-from tests.unit.upstream.scripted import NEVER, OVERLOADED, STARTED, Canned, Naps, Scene, answer, run, stream
+from app.upstream.pool import Pool
+from app.upstream.transport_base import Asker, NotProcessed
+from tests.unit.upstream.scripted import (
+    NEVER,
+    OVERLOADED,
+    STARTED,
+    Canned,
+    Naps,
+    Scene,
+    ScriptedPool,
+    answer,
+    run,
+    stream,
+)
 
 RETRIED = [408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529]
 
@@ -718,5 +730,53 @@ def test_a_cancel_while_an_answer_is_let_go_still_frees_its_slot_and_key() -> No
         release.set_result(None)
         stats = one.first.stats(time.monotonic())
         assert task.cancelled() and (stats.slots.running, stats.credentials[0].in_flight) == (0, 0)
+
+    run(scene)
+
+
+class Slow:
+    """A pool that needs so many milliseconds of a connection for each of its steps."""
+
+    def __init__(self, *steps: tuple[float, Any]) -> None:
+        self.steps = list(steps)
+        self.asked: list[str] = []
+
+    async def send(self, *_: Any, asker: Asker, **__: Any) -> Any:
+        self.asked.append(asker.request_id)
+        ms, step = self.steps.pop(0)
+        asker.connect_ms += ms
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ScriptedPool([]), name)
+
+
+def test_what_getting_a_connection_took_is_told_by_try(naps: Naps) -> None:
+    async def scene() -> None:
+        one = Scene([answer(200)])
+        pool = Slow((40.0, httpx.ReadError("broke")), (0.0, answer(529)), (20.0, answer(200, b"yes")))
+        one.first.pool = cast(Pool, pool)
+        port = await one.serve(request_id="req-1")
+        assert port.reply is not None
+        made = port.reply.journey.attempts
+        assert [attempt.connect_ms for attempt in made] == [40.0, 0.0, 20.0]
+        assert [attempt.outcome for attempt in made] == ["protocol_broken", "529", "200"]
+        assert pool.asked == ["req-1"] * 3
+
+    run(scene)
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.PoolTimeout("no")])
+def test_a_try_without_a_connection_was_nothing_but_getting_one(error: httpx.TransportError, naps: Naps) -> None:
+    """Also where the library does not tell how long it took."""
+
+    async def scene() -> None:
+        one = Scene([error])
+        with pytest.raises(GatewayError) as caught:
+            await one.serve()
+        made = journey_of(caught.value).attempts
+        assert made and all(0.0 < attempt.connect_ms == attempt.ms for attempt in made)
 
     run(scene)

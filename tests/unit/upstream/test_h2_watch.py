@@ -288,28 +288,3 @@ def test_after_a_request_for_calm_it_is_asked_half_as_often() -> None:
     watch = Watch(30.0, INTERVAL_S, TIMEOUT_S)
     assert watch.calmer() == Watch(30.0, 2 * INTERVAL_S, TIMEOUT_S)
     assert Watch(30.0).calmer() == Watch(30.0), "off stays off"
-
-
-def test_an_upstream_that_knows_the_kernels_figures_has_them_told() -> None:
-    async def work() -> None:
-        loop = asyncio.get_running_loop()
-        kept: list[asyncio.StreamWriter] = []
-        server = await asyncio.start_server(lambda reader, writer: kept.append(writer), "127.0.0.1", 0)
-        ours = H2Connection(loop, lambda why: None)
-        assert ours.taken_bytes() == 0, "not connected yet"
-        port = server.sockets[0].getsockname()[1]
-        transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
-        ours.attach(transport)
-        async with asyncio.timeout(5):
-            while ours.taken_bytes() < 24:  # the preface
-                await asyncio.sleep(0.01)
-        transport.abort()
-        await asyncio.sleep(0)
-        assert ours.taken_bytes() == 0, "it is gone"
-        for writer in kept:
-            writer.close()
-            await writer.wait_closed()
-        server.close()
-        await server.wait_closed()
-
-    run(work)
