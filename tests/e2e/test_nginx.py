@@ -91,6 +91,9 @@ def _line(server: Server, answer: Answer) -> dict[str, object]:
 
 
 def test_events_are_not_held_back(front: tuple[Server, int, trustme.CA], simulator: Running) -> None:
+    sample = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
+    for directive in ("proxy_buffering off;", "proxy_request_buffering off;"):
+        assert directive in sample, "the gateway's x-accel-buffering speaks of event streams only"
     with _connected(front) as raw:
         raw.send(request("/v1/messages", message("stall-3", stream=True), USUAL))
         head = raw.head()
