@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 
 from app.bridge.call import Crossing
 from app.errors import ClientGone, GatewayError
-from app.exchange import Captured, Exchange, Headers, Journey, Record, Reply
+from app.exchange import Exchange, Headers, Journey, Record, Reply
 from app.gateway.life import Life
 from app.gateway.pace import Pace
 from app.gateway.plan import model_of
@@ -57,12 +57,9 @@ def _cause(error: GatewayError | None) -> str:
     return f"{type(below).__name__}: {below}"[:300] if below is not None else ""
 
 
-def _router_ms(exchange: Exchange) -> float | None:
-    """What the request waited in the platform's router, where that one says so."""
-    value = first(exchange.headers, router.NAME)
-    if value is None:
-        return None
-    return router.waited_ms(value, time.time() - (time.monotonic() - exchange.received_at))
+def _router_ms(started: str, received_at: float) -> float | None:
+    """What a request waited in the platform's router, by what that one says."""
+    return router.waited_ms(started, time.time() - (time.monotonic() - received_at))
 
 
 def _told(headers: Headers) -> dict[str, str]:
@@ -112,7 +109,8 @@ class Account:
         self._tap: UsageTap | None = None
         self._pace: Pace | None = None
         self._kept = Kept(watching.capture) if watching.capture is not None else None
-        self._router_ms = _router_ms(exchange)
+        started = first(exchange.headers, router.NAME)
+        self._router_ms = _router_ms(started, exchange.received_at) if started is not None else None
         self.fallback = False
         self.early = False
         self.coding = ""
@@ -129,14 +127,11 @@ class Account:
         self._upstream_id = told.get("request-id", "")
         if not self.early:  # a coding is undone by then
             self.coding = told.get("content-encoding", "")
-        if self._exchange.route in _USING and self._reads:
+        admission = self._admission
+        reads = self._watching.reads_usage or (admission is not None and admission.counts_tokens)
+        if reads and self._exchange.route in _USING:
             tap = UsageTap(told.get("content-type", ""), self.coding)
             self._tap = tap if tap.known else None
-
-    @property
-    def _reads(self) -> bool:
-        admission = self._admission
-        return self._watching.reads_usage or (admission is not None and admission.counts_tokens)
 
     def feed(self, piece: bytes) -> None:
         """A piece of the answer on its way to the client."""
@@ -236,7 +231,7 @@ class Account:
             gaps_ms=pace.gaps_ms if pace is not None else 0.0,
             trace=self.trace.own,
             trace_parent=self.trace.parent,
-            captured=self._captured(),
+            captured=self._kept.captured(exchange, self.coding) if self._kept is not None else None,
         )
 
     def _status(self, error: GatewayError | None, left: bool) -> int:
@@ -246,9 +241,6 @@ class Account:
         if left:
             return ClientGone.status
         return error.status if error is not None else 0
-
-    def _captured(self) -> Captured | None:
-        return self._kept.captured(self._exchange, self.coding) if self._kept is not None else None
 
     def _added_s(self, reply: Reply) -> float:
         """Seconds the gateway itself added, down and up."""

@@ -36,23 +36,23 @@ def timing(journey: Journey, gateway_ms: float, upstream_ms: float, router_ms: f
         router_ms: Before all that; None where no router told.
     """
     attempts = journey.attempts
+    tried = ""
+    if attempts:
+        last = attempts[-1]
+        tried = (
+            f", connect;dur={last.connect_ms:.2f}" if last.connect_ms else _CONNECTIONS.get(last.connection, "")
+        )
+        if len(attempts) > 1 or last.waited_ms:
+            tried += _in_vain(attempts)
     value = (
         f"gateway;dur={gateway_ms:.2f}, queue;dur={journey.queue_ms:.2f}, upstream;dur={upstream_ms:.2f}"
-        f"{_connection(attempts[-1]) if attempts else ''}{_tries(attempts)}{_credential(journey.credential)}"
+        f"{tried}{_credential(journey.credential)}"
     )
     return value if router_ms is None else f"router;dur={router_ms:.2f}, {value}"
 
 
-def _connection(attempt: Attempt) -> str:
-    if attempt.connect_ms > 0.0:
-        return f", connect;dur={attempt.connect_ms:.2f}"
-    return _CONNECTIONS.get(attempt.connection, "")
-
-
-def _tries(attempts: tuple[Attempt, ...]) -> str:
-    """Those in vain, and the pauses."""
-    if len(attempts) < 2 and not (attempts and attempts[0].waited_ms):
-        return ""
+def _in_vain(attempts: tuple[Attempt, ...]) -> str:
+    """The tries that came to nothing, and the pauses."""
     text = "".join(f', try;dur={a.ms:.2f};desc="{quotable(a.outcome, a.credential)}"' for a in attempts[:-1])
     waited_ms = sum(attempt.waited_ms for attempt in attempts)
     return f"{text}, wait;dur={waited_ms:.2f}" if waited_ms >= 1.0 else text

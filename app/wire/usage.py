@@ -77,28 +77,22 @@ class UsageTap:
 
     Attributes:
         feed: Takes the next bytes, as they came from the upstream.
+        stated: Says what was stated so far; takes whether the answer is over and did not break off.
         known: False: nothing can be read from an answer of this type or coding; nothing will be stated.
     """
 
-    __slots__ = ("_reader", "feed", "known")
+    __slots__ = ("feed", "known", "stated")
 
     def __init__(self, content_type: str, content_encoding: str) -> None:
         make, coding = _chosen(content_type, content_encoding)
-        self._reader = reader = (make or _Answer)()
+        reader = (make or _Answer)()
         self.known = make is not None
+        self.stated: Callable[[bool], Stated] = reader.stated
         self.feed: Callable[[bytes], None] = reader.feed
         if make is None:
             self.feed = _ignore
         elif coding:
             self.feed = _Inflate(coding != "deflate", reader.feed).feed
-
-    def stated(self, whole: bool = False) -> Stated:
-        """What was stated so far.
-
-        Args:
-            whole: The answer is over and did not break off.
-        """
-        return self._reader.stated(whole)
 
 
 @lru_cache(maxsize=64)
@@ -149,7 +143,7 @@ class _Events:
     def stated(self, whole: bool) -> Stated:
         del whole  # a stream says itself that it is
         self._unfinished()
-        return Stated(dict(self._usage), self._stopped, _named(self._terms))
+        return Stated(dict(self._usage), self._stopped, _named(self._terms) if self._terms else NO_TERMS)
 
     def _unfinished(self) -> None:
         """Some leave out the last line's end: what there is counts if it is whole, and does no harm if not."""
@@ -224,7 +218,7 @@ class _Answer:
         figures: dict[str, int] = {}
         terms: dict[str, str] = {}
         _note(found.get("usage"), figures, terms)
-        return Stated(figures, bool(figures), _named(terms))
+        return Stated(figures, bool(figures), _named(terms) if terms else NO_TERMS)
 
     def _found(self, whole: bool) -> dict[str, Any]:
         """An object that has the ``usage`` in it; of one that broke off, no other member of that name will do."""
@@ -310,7 +304,7 @@ def _parsed(text: bytes | bytearray) -> dict[str, Any]:
 
 
 def _named(terms: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(f"{name}:{value}" for name, value in terms.items()) if terms else NO_TERMS
+    return frozenset(f"{name}:{value}" for name, value in terms.items())
 
 
 def _note(usage: object, into: dict[str, int], terms: dict[str, str]) -> None:

@@ -88,7 +88,7 @@ def tapped(pieces: Iterable[bytes], content_type: str = SSE, coding: str = "") -
 
 
 def usage(body: bytes, content_type: str = SSE, coding: str = "") -> dict[str, int]:
-    return tapped([body], content_type, coding).stated().tokens
+    return tapped([body], content_type, coding).stated(False).tokens
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -117,8 +117,8 @@ CODINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
 
 def test_b43_the_last_statement_counts_and_nothing_is_added_up() -> None:
     tap = tapped(EVENTS)
-    assert tap.stated().tokens == AT_LAST
-    assert tap.stated().complete and tap.known
+    assert tap.stated(False).tokens == AT_LAST
+    assert tap.stated(False).complete and tap.known
 
 
 @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
@@ -126,17 +126,17 @@ def test_b43_cut_at_every_byte_the_same(ending: bytes) -> None:
     stream = STREAM.replace(b"\n", ending)
     for size in range(1, 60):
         tap = tapped(cut(stream, size))
-        assert (tap.stated().tokens, tap.stated().complete) == (AT_LAST, True), f"in pieces of {size}"
+        assert (tap.stated(False).tokens, tap.stated(False).complete) == (AT_LAST, True), f"in pieces of {size}"
     for at in range(len(stream) + 1):
         tap = tapped([stream[:at], stream[at:]])
-        assert (tap.stated().tokens, tap.stated().complete) == (AT_LAST, True), f"cut at {at}"
+        assert (tap.stated(False).tokens, tap.stated(False).complete) == (AT_LAST, True), f"cut at {at}"
 
 
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_b43_cut_anywhere_the_same(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     tap = tapped(STREAM[a:b] for a, b in pairwise(edges))
-    assert (tap.stated().tokens, tap.stated().complete) == (AT_LAST, True)
+    assert (tap.stated(False).tokens, tap.stated(False).complete) == (AT_LAST, True)
 
 
 def test_b43_a_stream_that_breaks_off_gives_what_was_stated_by_then() -> None:
@@ -147,13 +147,13 @@ def test_b43_a_stream_that_breaks_off_gives_what_was_stated_by_then() -> None:
         growing.feed(STREAM[max(0, end - 1) : end])
         for tap in (growing, tapped([STREAM[:end]])):
             by_now = stated[sum(end >= turn for turn in turns)]
-            assert (tap.stated().tokens, tap.stated().complete) == by_now, f"broken off at {end}"
+            assert (tap.stated(False).tokens, tap.stated(False).complete) == by_now, f"broken off at {end}"
 
 
 def test_the_result_is_a_copy() -> None:
     tap = tapped(EVENTS)
-    tap.stated().tokens.clear()
-    assert tap.stated().tokens == AT_LAST
+    tap.stated(False).tokens.clear()
+    assert tap.stated(False).tokens == AT_LAST
 
 
 @pytest.mark.parametrize("name", CODINGS)
@@ -161,16 +161,16 @@ def test_the_result_is_a_copy() -> None:
 def test_b43_coded_streams_are_understood(name: str, size: int) -> None:
     coding, pack = CODINGS[name]
     tap = tapped(cut(pack(STREAM), size), SSE, coding)
-    assert (tap.stated().tokens, tap.stated().complete, tap.known) == (AT_LAST, True, True)
+    assert (tap.stated(False).tokens, tap.stated(False).complete, tap.known) == (AT_LAST, True, True)
 
 
 def test_a_coded_stream_is_read_as_it_comes() -> None:
     packer = zlib.compressobj(wbits=31)
     tap = UsageTap(SSE, "gzip")
     tap.feed(packer.compress(EVENTS[0]) + packer.flush(zlib.Z_SYNC_FLUSH))
-    assert tap.stated().tokens == AT_FIRST
+    assert tap.stated(False).tokens == AT_FIRST
     tap.feed(packer.compress(b"".join(EVENTS[1:])) + packer.flush())
-    assert tap.stated().tokens == AT_LAST
+    assert tap.stated(False).tokens == AT_LAST
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
@@ -178,8 +178,8 @@ def test_damage_and_what_follows_the_end_do_no_harm(coding: str) -> None:
     whole = gzip.compress(STREAM, mtime=0) if coding == "gzip" else zlib.compress(STREAM)
     for behind in (b"\0" * 100, b"garbage", STREAM):
         tap = tapped([whole, behind, behind], SSE, coding)
-        assert (tap.stated().tokens, tap.stated().complete) == (AT_LAST, True)
-    assert tapped([b"x garbage", whole], SSE, coding).stated().tokens == {}
+        assert (tap.stated(False).tokens, tap.stated(False).complete) == (AT_LAST, True)
+    assert tapped([b"x garbage", whole], SSE, coding).stated(False).tokens == {}
     start_of_it = usage(whole[: len(whole) // 2], SSE, coding)
     assert start_of_it in ({}, AT_FIRST, BETWEEN)
 
@@ -187,14 +187,14 @@ def test_damage_and_what_follows_the_end_do_no_harm(coding: str) -> None:
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "compress"])
 def test_a_coding_that_is_not_understood_gives_nothing(coding: str) -> None:
     tap = tapped(EVENTS, SSE, coding)
-    assert (tap.stated().tokens, tap.stated().complete, tap.known) == ({}, False, False)
+    assert (tap.stated(False).tokens, tap.stated(False).complete, tap.known) == ({}, False, False)
 
 
 @pytest.mark.parametrize("kind", ["", "text/html", "application/x-jsonl", "application/octet-stream"])
 def test_a_type_that_is_not_understood_gives_nothing(kind: str) -> None:
     body = json.dumps({"usage": {"input_tokens": 1}}).encode()
     tap = tapped([STREAM, body], kind)
-    assert (tap.stated().tokens, tap.stated().complete, tap.known) == ({}, False, False)
+    assert (tap.stated(False).tokens, tap.stated(False).complete, tap.known) == ({}, False, False)
     assert usage(body, kind, "gzip") == {}
 
 
@@ -209,8 +209,8 @@ def test_a_type_that_is_not_understood_gives_nothing(kind: str) -> None:
 )
 @pytest.mark.parametrize("size", [1, 1000])
 def test_however_an_event_is_written(line: bytes, size: int) -> None:
-    assert tapped(cut(line + b"\n\n", size)).stated().tokens == {"output_tokens": 5}
-    assert tapped(cut(b"event: whatever\n" + line + b"\r\r", size)).stated().tokens == {"output_tokens": 5}
+    assert tapped(cut(line + b"\n\n", size)).stated(False).tokens == {"output_tokens": 5}
+    assert tapped(cut(b"event: whatever\n" + line + b"\r\r", size)).stated(False).tokens == {"output_tokens": 5}
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,8 @@ def test_however_an_event_is_written(line: bytes, size: int) -> None:
 @pytest.mark.parametrize("size", [1, 1000])
 def test_what_states_no_usage_gives_none(line: bytes, size: int) -> None:
     tap = tapped(cut(line + b"\n\n", size))
-    assert (tap.stated().tokens, tap.stated().complete) == ({}, False)
-    assert tapped(cut(line + b"\n\n" + delta(LAST_DELTA), size)).stated().tokens["output_tokens"] == 45
+    assert (tap.stated(False).tokens, tap.stated(False).complete) == ({}, False)
+    assert tapped(cut(line + b"\n\n" + delta(LAST_DELTA), size)).stated(False).tokens["output_tokens"] == 45
 
 
 def test_only_whole_numbers_are_figures_and_null_takes_none_back() -> None:
@@ -254,18 +254,18 @@ def test_what_nests_or_lists_without_end_is_bounded() -> None:
         nested = {"in": nested, "at": 1}
     assert len(usage(delta(nested))) == 5
     tap = tapped([start({f"k{n}": n for n in range(100)}), delta({"k1": 5, "k99": 6, "another": 7})])
-    assert len(tap.stated().tokens) == KEYS
-    assert tap.stated().tokens["k1"] == 5
+    assert len(tap.stated(False).tokens) == KEYS
+    assert tap.stated(False).tokens["k1"] == 5
 
 
 @pytest.mark.parametrize("size", [16_000, 1 << 21])
 def test_an_event_beyond_the_window_is_passed_over(size: int) -> None:
     huge = delta({"output_tokens": 5, "padding": "x" * WINDOW_BYTES})
-    assert tapped(cut(huge, size)).stated().tokens == {}
+    assert tapped(cut(huge, size)).stated(False).tokens == {}
     pieces = cut(start(START) + huge + text("x" * 1_000_000) + delta(LAST_DELTA), size)
-    assert tapped(pieces).stated().tokens == AT_LAST
+    assert tapped(pieces).stated(False).tokens == AT_LAST
     fits = delta({"output_tokens": 5, "padding": "x" * (WINDOW_BYTES - 200)})
-    assert tapped(cut(fits, size)).stated().tokens == {"output_tokens": 5}
+    assert tapped(cut(fits, size)).stated(False).tokens == {"output_tokens": 5}
 
 
 def test_the_window_is_the_same_however_it_is_cut() -> None:
@@ -274,7 +274,7 @@ def test_the_window_is_the_same_however_it_is_cut() -> None:
         line += b"x" * (WINDOW_BYTES - len(line) - 2 + over) + b'"}'
         wanted = {} if over > 0 else {"output_tokens": 5}
         for size in (1 << 20, WINDOW_BYTES, WINDOW_BYTES - 1, 999):
-            assert tapped(cut(line + b"\n", size)).stated().tokens == wanted, (over, size)
+            assert tapped(cut(line + b"\n", size)).stated(False).tokens == wanted, (over, size)
 
 
 def _peak_bytes(tap: UsageTap, piece: bytes, times: int) -> int:
@@ -289,7 +289,9 @@ def _peak_bytes(tap: UsageTap, piece: bytes, times: int) -> int:
 
 @pytest.mark.parametrize("first", [b'data: {"type":"content_block_delta"', b"x" * (WINDOW_BYTES + 1)])
 def test_what_follows_on_the_line_of_one_passed_over_is_no_event(first: bytes) -> None:
-    assert tapped([first, b'data: {"type":"message_delta","usage":{"output_tokens":5}}\n']).stated().tokens == {}
+    assert (
+        tapped([first, b'data: {"type":"message_delta","usage":{"output_tokens":5}}\n']).stated(False).tokens == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -344,10 +346,10 @@ def test_b43_json_answers(filler: str, size: int, lures: int) -> None:
         json.dumps({"usage": STATED, "content": content}, indent=2).encode(),
     ):
         tap = tapped(cut(body, size), JSON)
-        assert (tap.stated().tokens, tap.stated().complete) == (READ, True)
-        assert tap.stated(whole=True)[:2] == (READ, True)
+        assert (tap.stated(False).tokens, tap.stated(False).complete) == (READ, True)
+        assert tap.stated(True)[:2] == (READ, True)
         packed = gzip.compress(body, 1, mtime=0)
-        assert tapped(cut(packed, size), "Application/JSON;charset=utf-8", "gzip").stated().tokens == READ
+        assert tapped(cut(packed, size), "Application/JSON;charset=utf-8", "gzip").stated(False).tokens == READ
 
 
 @pytest.mark.parametrize("over", range(-20, 400, 20))
@@ -412,8 +414,8 @@ def test_an_answer_in_one_piece_is_not_copied_and_is_read_from_its_end_only() ->
     tap = UsageTap(JSON, "")
     assert _peak_bytes(tap, body, 1) < 1000
     spoilt = b"nothing of it is JSON" + body[1:]
-    assert tapped([spoilt], JSON).stated(whole=True).tokens == READ
-    assert tapped([spoilt], JSON).stated(whole=False).tokens == {}
+    assert tapped([spoilt], JSON).stated(True).tokens == READ
+    assert tapped([spoilt], JSON).stated(False).tokens == {}
 
 
 @pytest.mark.parametrize("coding", ["", "gzip"])
@@ -421,7 +423,7 @@ def test_an_answer_in_one_piece_is_not_copied_and_is_read_from_its_end_only() ->
 def test_what_an_answer_says_of_how_it_was_made(kind: str, coding: str) -> None:
     def terms(**usage: Any) -> frozenset[str]:
         body = start(usage) + delta({"output_tokens": 5}) if kind == SSE else answer(usage=usage)
-        return tapped([CODINGS[coding or "none"][1](body)], kind, coding).stated(whole=True).terms
+        return tapped([CODINGS[coding or "none"][1](body)], kind, coding).stated(True).terms
 
     assert terms(speed="fast", inference_geo="us", service_tier="standard") == {"speed:fast", "inference_geo:us"}
     assert terms(speed="standard", inference_geo="global") == frozenset()
@@ -430,7 +432,7 @@ def test_what_an_answer_says_of_how_it_was_made(kind: str, coding: str) -> None:
 
 
 def test_the_last_word_on_how_it_was_made_counts() -> None:
-    assert tapped([start({"speed": "fast"}), delta({"speed": "standard"})]).stated().terms == frozenset()
+    assert tapped([start({"speed": "fast"}), delta({"speed": "standard"})]).stated(False).terms == frozenset()
 
 
 def _flat(usage: dict[str, Any], prefix: str = "") -> dict[str, int]:
@@ -481,4 +483,4 @@ def test_b43_every_recorded_answer_states_exactly_its_usage() -> None:
 def test_b43_also_coded() -> None:
     for name, kind, body, expected in recorded():
         for coding, pack in CODINGS.values():
-            assert tapped(cut(pack(body), 100), kind, coding).stated().tokens == expected, (name, coding)
+            assert tapped(cut(pack(body), 100), kind, coding).stated(False).tokens == expected, (name, coding)
