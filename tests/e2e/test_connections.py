@@ -118,11 +118,11 @@ def test_the_prometheus_page(farm: Farm, kind: str, simulator: Running) -> None:
         raw.close()
         until(lambda: _samples(server)["penstock_in_flight{}"] == 0)
         found = _samples(server)
-        assert found["penstock_requests_total{messages,,200}"] == 2
-        assert found["penstock_requests_total{messages,,529}"] == 1
-        assert found["penstock_requests_total{other,invalid_request,400}"] == 1
+        assert found["penstock_requests_total{claude-sim-json-0ms,messages,,200}"] == 2
+        assert found["penstock_requests_total{claude-sim-status-529,messages,,529}"] == 1
+        assert found["penstock_requests_total{,other,invalid_request,400}"] == 1
         assert found["penstock_client_departures_total{messages}"] == 1
-        assert found["penstock_upstream_tls_handshakes{anthropic}"] == simulator.stats()["tls_handshakes"]
+        assert found["penstock_upstream_tls_handshakes_total{anthropic}"] == simulator.stats()["tls_handshakes"]
         assert found["penstock_degraded{}"] == 0
 
 

@@ -73,7 +73,7 @@ def test_two_workers(farm: Farm, kind: str, simulator: Running, args: str) -> No
                 assert raw.body(head).count(b"text_delta") == 20
         started = {row["pid"] for row in server.lines("worker_started")}
         assert started == set(workers)
-        counted = 'penstock_requests_total{route="messages",slug="",status="200"} 46.0'
+        counted = 'penstock_requests_total{model="claude-sim-golden",route="messages",slug="",status="200"} 40.0'
         until(lambda: counted in ask(server.port, "/metrics").body.decode(), 5, "a page with what both counted")
     assert {row["pid"] for row in server.lines("worker_stopped")} == set(workers)
 

@@ -212,8 +212,8 @@ def test_b37_queue_tries_and_drops_are_counted() -> None:
 
 def series() -> int:
     """Samples of those metrics whose labels clients have a hand in."""
-    names = ("penstock_requests", "penstock_tokens", "penstock_cost_usd", "penstock_unpriced")
-    names += ("penstock_server_tool_uses", "penstock_retries")
+    names = {"penstock_requests", "penstock_tokens", "penstock_cost_usd", "penstock_unpriced"}
+    names |= {"penstock_server_tool_uses", "penstock_retries"}
     return sum(len(metric.samples) for metric in REGISTRY.collect() if metric.name in names)
 
 

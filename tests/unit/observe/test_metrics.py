@@ -6,10 +6,12 @@ Runs on: worker.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, Counter, Gauge
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app import metrics_dir
@@ -72,7 +74,7 @@ GAUGES = {
 }
 
 
-def _of(kind: type[Counter | Gauge | Histogram]) -> dict[str, Counter | Gauge | Histogram]:
+def _of(kind: type[Counter | Gauge | Histogram]) -> dict[str, Any]:
     return {one._name: one for one in vars(metrics).values() if isinstance(one, kind)}
 
 
@@ -123,7 +125,7 @@ def test_b41_a_worker_that_is_just_starting_does_not_spoil_the_page(
     """Its file is there and still empty for an instant."""
     file = tmp_path / "counter_1.db"
     file.touch()
-    collect = MultiProcessCollector.collect
+    collect: Callable[[MultiProcessCollector], object] = MultiProcessCollector.collect
 
     def and_then_it_has_started(self: MultiProcessCollector) -> object:
         try:
@@ -140,4 +142,3 @@ def test_a_file_that_stays_broken_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "counter_1.db").touch()
     with pytest.raises(struct.error):
         exposition.exposition(str(tmp_path))
-    MultiProcessCollector(CollectorRegistry(), str(tmp_path))

@@ -91,7 +91,7 @@ def upstream(monkeypatch: pytest.MonkeyPatch) -> Upstream:
 
 @pytest.fixture(autouse=True)
 def fresh_bridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A bridge of its own, whose threads are measured like all others; nothing assembled before, no keeper after."""
+    """A bridge of its own, its threads measured like all others; nothing assembled before, no keeper after."""
     assembled: list[Assembly] = []
 
     def start(work: Callable[..., object], args: tuple[Any, ...]) -> object:

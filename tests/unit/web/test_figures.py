@@ -158,8 +158,8 @@ def test_b41_where_it_is_off_nothing_is_counted(settings: Callable[..., Settings
     app = create_app(settings(ENABLE_METRICS_ENDPOINT="false"))
     assembly: Assembly = app.extensions["penstock"]
     start_worker()
-    names = ("penstock_requests_total", "penstock_events_total", "penstock_bridge_crossings_total")
-    names += ("penstock_hub_lag_seconds_count", "penstock_loop_lag_seconds_count", "penstock_request_bytes_total")
+    names = {"penstock_requests_total", "penstock_events_total", "penstock_bridge_crossings_total"}
+    names |= {"penstock_hub_lag_seconds_count", "penstock_loop_lag_seconds_count", "penstock_request_bytes_total"}
 
     def found() -> list[tuple[str, dict[str, str], float]]:
         return [(s.name, s.labels, s.value) for m in REGISTRY.collect() for s in m.samples if s.name in names]
