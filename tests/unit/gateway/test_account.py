@@ -6,17 +6,17 @@ Pure.
 from __future__ import annotations
 
 import gzip
+import time
 from typing import Any, cast
 
 import pytest
 
 from app.bridge.call import Crossing
 from app.errors import BreakerOpen, GatewayError
-from app.exchange import Attempt, Exchange, Journey, Record, Reply
+from app.exchange import Attempt, Captured, Exchange, Journey, Record, Reply
 from app.gateway.account import Account
 from app.gateway.life import Life
-from app.gateway.timing import timing
-from app.gateway.watching import USUAL
+from app.gateway.watching import USUAL, Capture, Watching
 
 EXCHANGE = Exchange("r1", "POST", "/v1/messages?x=1", (), b'{"model":"m"}', False, 13, "messages", 100.0, "web")
 TRIES = (
@@ -48,8 +48,13 @@ def records() -> list[Record]:
     return []
 
 
-def account(records: list[Record], admission: Admitted | None = None) -> Account:
-    return Account(EXCHANGE, Life(1.0), [records.append], USUAL, admission)
+def account(
+    records: list[Record],
+    admission: Admitted | None = None,
+    watching: Watching = USUAL,
+    exchange: Exchange = EXCHANGE,
+) -> Account:
+    return Account(exchange, Life(1.0), [records.append], watching, admission)
 
 
 def crossing() -> Crossing:
@@ -58,21 +63,6 @@ def crossing() -> Crossing:
 
     made: Any = type("Crossing", (), {"up": Up()})()
     return cast(Crossing, made)
-
-
-def test_b42_server_timing_names_queue_tries_and_credential() -> None:
-    assert timing(JOURNEY, 12.345, 50.0) == (
-        'gateway;dur=12.35, queue;dur=7.50, upstream;dur=50.00, connect;desc="reused", '
-        'try;dur=20.00;desc="429 blue", wait;dur=5.00, credential;desc="green"'
-    )
-    assert timing(Journey("a"), 1.0, 2.0) == "gateway;dur=1.00, queue;dur=0.00, upstream;dur=2.00"
-
-
-def test_labels_cannot_break_out_of_the_header() -> None:
-    sly = Journey("a", 'x", evil;desc="\r\nset-cookie: \u043a', 0.0)
-    value = timing(sly, 0.0, 0.0)
-    assert value.count('"') == 2 and "\r" not in value and "\n" not in value
-    value.encode("ascii")
 
 
 def test_answers_say_who_served_them_and_what_is_left(records: list[Record]) -> None:
@@ -109,7 +99,6 @@ def test_the_record_carries_the_journey_once(records: list[Record]) -> None:
 def test_an_error_brings_its_journey_and_gives_the_place_back(records: list[Record]) -> None:
     admitted = Admitted(counts_tokens=False)
     made = account(records, admitted)
-    assert made.reader is None
     error = BreakerOpen(retry_after_s=4.0)
     error.journey = Journey("anthropic", "blue", 3.0, TRIES[:1])
     made.settle(error, False, 0)
@@ -133,3 +122,106 @@ def test_b43_tokens_are_read_off_what_the_client_gets(early: bool, body: bytes, 
     made.feed(body)
     made.settle(None, False, 0)
     assert records[0].tokens["input_tokens"] == 7
+
+
+def test_without_usage_only_a_callers_limits_have_tokens_read(records: list[Record]) -> None:
+    off = Watching(lambda model, tokens, terms: 1, reads_usage=False)
+    for admission, tokens in ((None, {}), (Admitted(False), {}), (Admitted(), {"input_tokens": 7})):
+        made = account(records, admission, off)
+        made.head(reply(("content-type", "text/event-stream")), crossing())
+        assert (made.reader is None) == (not tokens)
+        made.feed(STARTED)
+        made.settle(None, False, 0)
+        assert dict(records[-1].tokens) == tokens
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/html", "application/x-jsonl", "image/png", ""])
+def test_what_states_no_usage_is_not_looked_at(kind: str, records: list[Record]) -> None:
+    made = account(records)
+    made.head(reply(("content-type", kind)), crossing())
+    assert made.reader is None
+
+
+def test_b43_usage_has_its_price_once_and_only_if_there_is_some(records: list[Record]) -> None:
+    asked: list[tuple[str, dict[str, int], frozenset[str]]] = []
+
+    def price(model: str, tokens: Any, terms: frozenset[str]) -> int:
+        asked.append((model, dict(tokens), terms))
+        return 1234
+
+    for body in (b'{"usage":{"input_tokens":7,"speed":"fast"}}', b'{"type":"error"}'):
+        made = account(records, watching=Watching(price))
+        made.head(reply(("Content-Type", "application/json")), crossing())
+        assert made.reader is not None
+        made.reader(body)
+        made.settle(None, False, len(body))
+    assert asked == [("m", {"input_tokens": 7}, frozenset({"speed:fast"}))]
+    assert [(one.cost_micro_usd, one.usage_complete) for one in records] == [(1234, True), (None, False)]
+
+
+def test_an_answer_that_broke_off_is_read_with_care(records: list[Record]) -> None:
+    """Its end may look like the end of a whole one."""
+    body = b'{"content":[{"input":{"usage":{"input_tokens":666}}'
+    for left, error in ((True, None), (False, GatewayError()), (False, None)):
+        made = account(records)
+        made.head(reply(("content-type", "application/json")), crossing())
+        made.feed(body)
+        made.settle(error, left, len(body))
+    assert [dict(one.tokens) for one in records] == [{}, {}, {"input_tokens": 666}]
+
+
+def test_b42_the_header_can_be_left_out(records: list[Record]) -> None:
+    made = account(records, watching=Watching(server_timing=False))
+    made.head(reply(), crossing())
+    assert made.headers(JOURNEY) == (("x-penstock-provider", "anthropic"),)
+
+
+def test_the_routers_queue_is_told_and_recorded(records: list[Record]) -> None:
+    received_at = time.monotonic()
+    started = f"t={time.time() - 0.5:.6f}"
+    exchange = EXCHANGE._replace(headers=(("X-Request-Start", started),), received_at=received_at)
+    made = account(records, exchange=exchange)
+    made.head(reply(), crossing())
+    value = dict(made.headers(JOURNEY))["server-timing"]
+    made.settle(None, False, 0)
+    router_ms = records[0].router_ms
+    assert router_ms is not None and 400.0 < router_ms <= 501.0
+    assert value.startswith(f"router;dur={router_ms:.2f}, gateway;dur=")
+    account(records).settle(None, False, 0)
+    assert records[1].router_ms is None
+
+
+def test_the_record_says_when_it_ended(records: list[Record]) -> None:
+    before = time.time()
+    account(records).settle(None, False, 0)
+    assert before <= records[0].at <= time.time()
+
+
+def test_only_event_streams_have_pauses(records: list[Record]) -> None:
+    account(records).settle(None, False, 0)
+    made = account(records)
+    pace = made.paced(b": beat")
+    made.settle(None, True, 0)
+    made = account(records)
+    pace = made.paced(b": beat")
+    for _ in range(3):
+        pace.step()
+    made.settle(None, False, 0)
+    assert [(one.first_event_ms, one.gaps, one.gaps_ms) for one in records[:2]] == [(None, (), 0.0)] * 2
+    assert records[2].first_event_ms == (pace.first_at - EXCHANGE.received_at) * 1000.0
+    assert sum(records[2].gaps) == 2 and records[2].gaps_ms == pace.gaps_ms
+
+
+def test_what_was_asked_for_is_captured_with_headers_added_late(records: list[Record]) -> None:
+    capture = Capture(headers=True, request_body_bytes=5, response_body_bytes=3)
+    made = account(records, watching=Watching(capture=capture), exchange=EXCHANGE._replace(headers=(("a", "b"),)))
+    made.head(reply(("content-type", "application/octet-stream")), crossing())
+    sent = [("content-type", "x")]
+    made.sends(sent)
+    sent.append(("x-request-id", "r1"))
+    assert made.reader is not None
+    made.reader(b"answer")
+    made.settle(None, False, 6)
+    account(records).settle(None, False, 0)
+    assert records[0].captured == Captured((("a", "b"),), tuple(sent), b'{"mod', b"ans")
+    assert records[1].captured is None

@@ -26,6 +26,8 @@ from app.errors import (
 )
 from app.exchange import Journey, Reply
 from app.gateway.body import HOLD_LIMIT_BYTES, Body, BodyRules, EventStream, Watch, plain, split
+from app.gateway.pace import Pace
+from app.wire import sse
 
 BEAT = b": beat\n\n"
 RULES = BodyRules(8192, 15.0, BEAT)
@@ -355,3 +357,24 @@ def test_the_watch_gives_up_for_three_reasons() -> None:
 def test_b22_an_unnamed_error_event_is_a_last_word_too() -> None:
     said = b'data: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
     assert b"".join(stream(said, StreamBroken()).events()) == said
+
+
+# ---------------------------------------------------------------------- pace
+@pytest.mark.parametrize("beat", [BEAT, sse.PING])
+def test_heartbeats_and_the_first_empty_piece_are_no_events_and_are_shown_to_nobody(beat: bytes) -> None:
+    seen: list[bytes] = []
+    pace = Pace(beat)
+    rules = BodyRules(8192, 15.0, beat)
+    made = stream(TimeoutError(), START, TimeoutError(), DELTA, STOP, TimeoutError(), rules=rules)
+    body = Body(made.events(), made._crossing, lambda *_: None, seen.append, pace)
+    got = list(body)
+    assert got == [b"", beat, START, beat, DELTA, STOP, beat]
+    assert seen == [START, DELTA, STOP]
+    assert sum(pace.gaps) == 2
+    body.close()
+
+
+def test_what_is_no_event_stream_is_shown_and_not_timed() -> None:
+    seen: list[bytes] = []
+    script = cast(Crossing, Script(b"one", b"two"))
+    assert list(Body(plain(script, lambda: None, RULES), script, lambda *_: None, seen.append)) == seen
