@@ -12,8 +12,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from app import metrics_dir
+from app import metrics_dir, settings_otel
 from app.bridge.call import Bridge, get_bridge
 from app.bridge.loop import BackgroundLoop
 from app.exchange import Record
@@ -48,6 +50,9 @@ from app.web.proxy import Proxy
 from app.web.server import Keeper
 from app.wire import sse
 
+if TYPE_CHECKING:
+    from app.observe.spans import Spans
+
 
 class Assembly:
     """All parts for one set of settings."""
@@ -68,6 +73,7 @@ class Assembly:
             self.sharing.client if settings.redis_url else None,
             self._tell,
         )
+        self.spans = self._spans()
         self.health = Health(
             self.bridge,
             self.dispatcher,
@@ -76,9 +82,10 @@ class Assembly:
             -(-settings.initial_pool_size // self.workers) or 1,
             lambda: self.sharing.degraded or self.limits.degraded,
             Figures() if settings.enable_metrics_endpoint else None,
+            lambda: self.spans.trouble if self.spans is not None else "",
         )
         self.gateway = Gateway(
-            _options(settings, _rules(settings, self.provider)),
+            _options(settings, _rules(settings, self.provider), self.spans is not None),
             self.bridge,
             self.dispatcher,
             self.life,
@@ -93,6 +100,7 @@ class Assembly:
             settings.production_warmup_connections,
             self._pumps(),
             settings.switch_interval_ms / 1000.0,
+            () if self.spans is None else (self.spans.stop,),
         )
 
     def _proxy(self) -> Proxy:
@@ -114,6 +122,8 @@ class Assembly:
         if self.settings.enable_metrics_endpoint:
             counting.limit_models(self.settings.metrics_models)
             found.append(counting.observe)
+        if self.spans is not None:
+            found.append(self.spans.observe)
         return tuple(found)
 
     def _pumps(self) -> tuple[Callable[[], None], ...]:
@@ -121,7 +131,20 @@ class Assembly:
         found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump]
         if self.settings.enable_metrics_endpoint:
             found.append(counting.flush)
+        if self.spans is not None:
+            found.append(self.spans.pump)
         return tuple(found)
+
+    def _spans(self) -> Spans | None:
+        """Makes a span of every exchange; None where none are wanted."""
+        if not self.settings.enable_otel:
+            return None
+        if why := settings_otel.off(environment()):
+            self._tell({"event": "spans_off", "reason": why})
+            return None
+        from app.observe.spans import Spans  # an optional extra
+
+        return Spans(self.provider.name, _addresses(self.settings, self.provider), self._tell, environment())
 
     def bridge(self) -> Bridge:
         """This process's bridge; under servers without our hooks its first use also starts the keeper."""
@@ -211,18 +234,18 @@ class Assembly:
         return Pool(options, loop.events)
 
 
-def _options(settings: Settings, rules: Rules) -> Options:
+def _options(settings: Settings, rules: Rules, spans: bool) -> Options:
     heartbeat = sse.PING if settings.stream_heartbeat_kind == "ping" else sse.COMMENT
     return Options(
         rules=rules,
         body=BodyRules(settings.anthropic_chunk_size_bytes, settings.stream_heartbeat_s, heartbeat),
         write_timeout_s=settings.write_timeout_s,
         public_url=(settings.public_url or "") if settings.rewrite_results_url else "",
-        watching=_watching(settings),
+        watching=_watching(settings, spans),
     )
 
 
-def _watching(settings: Settings) -> Watching:
+def _watching(settings: Settings, spans: bool) -> Watching:
     most = settings.body_log_bytes
     capture = Capture(
         headers=settings.log_level == "debug",
@@ -234,6 +257,7 @@ def _watching(settings: Settings) -> Watching:
         reads_usage=settings.enable_usage,
         server_timing=settings.server_timing,
         capture=None if capture == Capture() else capture,
+        spans=spans,
     )
 
 
@@ -249,6 +273,17 @@ def _rules(settings: Settings, provider: Provider) -> Rules:
         affine=any(len(keys) > 1 for keys in chains),
         by_model=any(key.models for keys in chains for key in keys),
     )
+
+
+def _addresses(settings: Settings, provider: Provider) -> dict[str, tuple[str, int]]:
+    """Host and port of every target, by its name."""
+    urls = {provider.name: settings.anthropic_upstream_url}
+    urls |= {one.name: one.upstream_url for one in settings.providers}
+    found = {name: urlsplit(url) for name, url in urls.items()}
+    return {
+        name: (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        for name, parts in found.items()
+    }
 
 
 def _caller_rules(settings: Settings) -> list[CallerRule]:

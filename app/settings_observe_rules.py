@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from app import settings_prices
+from app import settings_otel, settings_prices
 from app.settings_fields import redacted
 
 if TYPE_CHECKING:
@@ -82,6 +82,15 @@ def prices(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
 
 
 def otel(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
-    """Spans take the extra."""
-    if settings.enable_otel and importlib.util.find_spec("opentelemetry") is None:
+    """Spans take the extra, and ``OTEL_`` variables that can be read."""
+    if not settings.enable_otel:
+        return
+    from app.settings import environment  # which imports these rules; the SDK, too, reads the process's own
+
+    try:
+        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
         yield f"{labels['enable_otel']}=true: takes pip install 'penstock[otel]'."
+    yield from settings_otel.faults(environment())

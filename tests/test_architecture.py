@@ -119,6 +119,7 @@ OWNERS = {
     "uvloop": (r"app/(bridge|bench|simulator)/.*\.py", "the bridge owns the loop"),
     "prometheus_client": (r"app/observe/.*\.py", "metrics are read off the Record; its locks are patched ones"),
     "structlog": (r"app/(observe/.*|factory)\.py", "log lines are read off the Record"),
+    "opentelemetry": (r"app/observe/spans?(_\w+)?\.py", "an optional extra, read off the Record like all the rest"),
     "redis": (r"app/store/redis\.py", "shared state has one protocol, and Redis is optional"),
     "limits": (r"app/store/\w+\.py", "what callers have used is shared state, and counted in one place"),
     "dotenv": (r"$^", "the environment is the platform's business"),

@@ -32,6 +32,7 @@ _WARNINGS = frozenset(
         "connection_unresponsive",
         "credential_benched",
         "shared_state_degraded",
+        "spans_lost",
         "caller_limits_degraded",
         "caller_counters_unavailable",
         "board_unavailable",

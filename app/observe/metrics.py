@@ -123,6 +123,7 @@ SHARED_STATE_DEGRADED = _live(
     "penstock_shared_state_degraded", "Workers that cannot reach Redis and go on with what they know themselves."
 )
 LOG_LINES_LOST = _live("penstock_log_lines_lost", "Log lines that could not be written.")
+SPANS_LOST = _live("penstock_spans_lost", "Spans that did not get where they are exported to.")
 BUILD_INFO = Gauge(
     "penstock_build_info", "1, labelled with the installed version.", ["version"], multiprocess_mode="livemax"
 )

@@ -43,6 +43,7 @@ class Health:
         warm_slots: Exchanges for which connections are opened ahead.
         shared: Why other nodes cannot be told what this one learns, or "".
         figures: Where what is counted goes; None: nothing is.
+        spans: Why spans do not arrive, or "".
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Health:
         warm_slots: int,
         shared: Callable[[], str],
         figures: Figures | None = None,
+        spans: Callable[[], str] = str,
     ) -> None:
+        self._spans = spans
         self.bridge = bridge
         self.life = life
         self._dispatcher = dispatcher
@@ -113,6 +116,8 @@ class Health:
         reasons = _troubles(traffic)
         if self._log.lost:
             reasons.append(f"log: {self._log.lost} lines could not be written to stdout")
+        if spans := self._spans():
+            reasons.append(spans)
         status = "degraded" if degraded or reasons or self._shared() else "ready"
         if degraded:
             reasons.append(degraded)

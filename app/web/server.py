@@ -43,6 +43,7 @@ class Keeper:
         warm_up: Open the first upstream connections at start.
         pumps: Called every quarter second.
         switch_interval_s: How long a thread may keep the interpreter; where gunicorn's hook starts us.
+        closers: Called at the end, when the loops are stopped and before the last words are written.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Keeper:
         warm_up: bool,
         pumps: tuple[Callable[[], None], ...] = (),
         switch_interval_s: float = 0.005,
+        closers: tuple[Callable[[], None], ...] = (),
     ) -> None:
+        self._closers = closers
         self._pumps = pumps
         self._switch_interval_s = switch_interval_s
         self._health = health
@@ -94,6 +97,8 @@ class Keeper:
         self._stopping = True
         tell = self._health.last_words()
         self._health.bridge().stop()
+        for close in self._closers:
+            close()
         tell()
         self._log.event("worker_stopped", pid=self._pid)
 
