@@ -4,7 +4,7 @@ The SDK's own encoder takes 60 us for a span with twenty attributes, a fifth of 
 one takes a sixth of that, and gives way to others now and then. A test holds the two against each other.
 
 Source: opentelemetry-proto 1.x (stable): ``ExportTraceServiceRequest``, ``Span``, ``KeyValue``, ``AnyValue``.
-Pure, but for the pauses it is given.
+Pure: its pauses are passed in.
 """
 
 from __future__ import annotations

@@ -196,6 +196,7 @@ def _maker() -> tuple[Resource, InstrumentationScope, Sampled]:
 
     def sampled(parent: SpanContext | None, trace_id: int, name: str) -> bool:
         context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
-        return sampler.should_sample(context, trace_id, name, SpanKind.CLIENT).decision is Decision.RECORD_AND_SAMPLE
+        found = sampler.should_sample(context, trace_id, name, SpanKind.CLIENT)
+        return found.decision is Decision.RECORD_AND_SAMPLE
 
     return resource, InstrumentationScope("penstock", version), sampled
