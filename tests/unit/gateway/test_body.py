@@ -377,4 +377,5 @@ def test_heartbeats_and_the_first_empty_piece_are_no_events_and_are_shown_to_nob
 def test_what_is_no_event_stream_is_shown_and_not_timed() -> None:
     seen: list[bytes] = []
     script = cast(Crossing, Script(b"one", b"two"))
-    assert list(Body(plain(script, lambda: None, RULES), script, lambda *_: None, seen.append)) == seen
+    got = list(Body(plain(script, lambda: None, RULES), script, lambda *_: None, seen.append))
+    assert got == seen == [b"one", b"two"]
