@@ -346,7 +346,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
                 "draining": level("draining"),
                 "without Redis": level("shared_state_degraded"),
                 "log lines lost": level("log_lines_lost"),
-                "spans lost": zero(level("spans_lost")),
+                "spans lost": level("spans_lost"),
             },
             6,
         ),
