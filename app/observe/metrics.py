@@ -42,7 +42,7 @@ def _seconds(name: str, help_text: str, buckets: Sequence[float], *labels: str) 
 REQUESTS = Counter("penstock_requests", "Finished exchanges.", ["route", "model", "status", "slug"])
 DEPARTURES = Counter("penstock_client_departures", "Clients that left before their answer was over.", ["route"])
 REQUEST_BYTES = Counter("penstock_request_bytes", "Bytes of request bodies.", ["route"])
-RESPONSE_BYTES = Counter("penstock_response_bytes", "Bytes of answers' bodies, as handed out.", ["route"])
+RESPONSE_BYTES = Counter("penstock_response_bytes", "Bytes of the upstream's answers, as handed out.", ["route"])
 TOKENS = Counter(
     "penstock_tokens",
     "Tokens as the answers state them: input, output, cache_write_5m, cache_write_1h, cache_read.",
