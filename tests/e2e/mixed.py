@@ -42,11 +42,13 @@ class Seen:
         heads: Answers that had a head.
         streams: Event streams of which at least one piece came.
         sent_bytes: Request bodies, once each.
-        upstream_bytes: Request bodies, once for each try.
+        again_bytes: Request bodies, once for each try but the first.
         got_bytes: Of the upstream's answers that came whole.
         tokens: (kind, model) as the answers stated them.
         used: Exchanges that stated tokens, by model.
         partial: Of those, broken off before the last word.
+        lost: Streams that died with their worker: the upstream has heard them, and they are in no other figure.
+        lost_bytes: Their requests' bodies.
     """
 
     requests: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
@@ -56,11 +58,13 @@ class Seen:
     heads: int = 0
     streams: int = 0
     sent_bytes: int = 0
-    upstream_bytes: int = 0
+    again_bytes: int = 0
     got_bytes: int = 0
     tokens: Counter[tuple[str, str]] = field(default_factory=Counter)
     used: Counter[str] = field(default_factory=Counter)
     partial: int = 0
+    lost: int = 0
+    lost_bytes: int = 0
 
 
 def usage_of(body: bytes) -> dict[str, Any]:
@@ -111,11 +115,13 @@ class Load:
             for raw in raws:
                 raw.close()
 
-    def gone(self, held: int) -> None:
-        """So many of those that were held have been left by their clients."""
-        body = self._body(LONG, stream=True)[0]
-        for _ in range(held):
-            self._note_departure(len(body))
+    def gone(self, left: int, lost: int) -> None:
+        """Of those that were held, so many have been left by their clients, and so many died with their worker."""
+        size = len(self._body(LONG, stream=True)[0])
+        for _ in range(left):
+            self._note_departure(size)
+        self.seen.lost += lost
+        self.seen.lost_bytes += lost * size
 
     def leave_before_the_head(self) -> None:
         """A client leaves while the upstream has said nothing yet; it has heard the request by then."""
@@ -130,7 +136,6 @@ class Load:
             seen.departures += 1
             seen.tries["untold"] += 1
             seen.sent_bytes += len(body)
-            seen.upstream_bytes += len(body)
 
     def _heard(self, model: str) -> int:
         return sum(stream["model"] == model for stream in self._simulator.stats()["streams"])
@@ -187,7 +192,7 @@ class Load:
             seen.heads += 1
             seen.streams += stream and answer.status == 200
             seen.sent_bytes += len(body)
-            seen.upstream_bytes += len(body) * tries
+            seen.again_bytes += len(body) * (tries - 1)
             seen.got_bytes += len(answer.body)
             if usage:
                 self._note_usage(model, usage)
@@ -231,5 +236,4 @@ class Load:
         seen.streams += 1
         seen.partial += 1
         seen.sent_bytes += body_bytes
-        seen.upstream_bytes += body_bytes
         self._note_usage(LONG, {"input_tokens": 25, "output_tokens": 1})  # message_start's
