@@ -141,12 +141,11 @@ def _price(name: str, row: object, faults: _Faults) -> Price | None:
     if not isinstance(row, dict):
         faults.at(path, row, "an object with input, output and more")
         return None
-    before = len(faults)
     faults.unknown(path, row, _MODEL)
     rates = _rates(row, path, faults)
     above, long = _long_context(row.get("long_context"), f"{path}.long_context", faults)
     multipliers = _multipliers(row.get("multipliers", {}), f"{path}.multipliers", faults)
-    return Price(rates, above, long, multipliers) if len(faults) == before else None
+    return Price(rates, above, long, multipliers)
 
 
 def _rates(row: Mapping[str, object], path: str, faults: _Faults) -> Rates:

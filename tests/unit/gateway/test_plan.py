@@ -61,6 +61,7 @@ def test_b10_b12_the_callers_own_key_passes_and_only_the_version_is_added() -> N
         ("anthropic-version", "2023-06-01"),
     )
     assert made.body is EXCHANGE.body
+    assert made.request_id == EXCHANGE.id
     assert (made.deadline_at, made.silence_s, made.whole) == (700.0, 300.0, True)
 
 

@@ -100,6 +100,8 @@ def test_the_operators_prices_replace_and_add_and_the_longest_name_wins() -> Non
             "sim-*": {"input": 1, "output": 1},
             "sim-dear-*": {"input": 9, "output": 9},
             "sim-dear-one": {"input": 10, "output": 10},
+            "tie*": {"input": 2, "output": 2},
+            "tie": {"input": 1, "output": 1},
         }
     )
     one = {"input_tokens": 1}
@@ -107,6 +109,7 @@ def test_the_operators_prices_replace_and_add_and_the_longest_name_wins() -> Non
     assert own("claude-opus-4-1", one) == 15
     assert own("claude-opus-4-9", one) == 100
     assert [own(name, one) for name in ("sim-a", "sim-dear-x", "sim-dear-one")] == [1, 9, 10]
+    assert [own(name, one) for name in ("tie", "tie-20260101", "tied")] == [1, 1, 2]
 
 
 def test_a_long_prompt_costs_more_throughout_and_cached_tokens_make_it_long() -> None:

@@ -418,6 +418,17 @@ def test_an_answer_in_one_piece_is_not_copied_and_is_read_from_its_end_only() ->
     assert tapped([spoilt], JSON).stated(False).tokens == {}
 
 
+def test_an_answer_in_very_many_pieces_is_kept_in_one() -> None:
+    tap = UsageTap(JSON, "")
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            tap.feed(f"{number % 1000:03}".encode())
+        assert tracemalloc.get_traced_memory()[0] < 2 * WINDOW_BYTES
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("coding", ["", "gzip"])
 @pytest.mark.parametrize("kind", [SSE, JSON])
 def test_what_an_answer_says_of_how_it_was_made(kind: str, coding: str) -> None:
