@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -118,15 +118,15 @@ def _url(tag: bytes, value: str | None) -> bytes:
 
 def _value(value: object) -> bytes:
     """An ``AnyValue``."""
-    if isinstance(value, str):
-        return _text(b"\x0a", value)
-    if isinstance(value, bool):
-        return _TRUE if value else _FALSE
-    if isinstance(value, int):
-        return b"\x18" + _varint(value & _U64)
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:
         return b"\x21" + _DOUBLE(value)
-    return _text(b"\x0a", str(value))
+    if kind is int:
+        return b"\x18" + _varint(cast(int, value) & _U64)
+    if kind is bool:
+        return _TRUE if value else _FALSE
+    data = str(value).encode("utf-8", "replace")
+    return b"\x0a" + (_ONE[len(data)] if len(data) < 128 else _varint(len(data))) + data
 
 
 @lru_cache(maxsize=512)
@@ -134,23 +134,26 @@ def _key(name: str) -> bytes:
     return _text(b"\x0a", name)
 
 
-def _pair(name: str, value: object) -> bytes:
-    """A ``KeyValue`` without the tag of the list it stands in."""
-    return _key(name) + _field(b"\x12", _value(value))
+def _pair(tag: bytes, name: str, value: object) -> bytes:
+    """A ``KeyValue`` in a list of that tag."""
+    told = _value(value)
+    inner = _key(name) + b"\x12" + (_ONE[len(told)] if len(told) < 128 else _varint(len(told))) + told
+    return tag + (_ONE[len(inner)] if len(inner) < 128 else _varint(len(inner))) + inner
 
 
 @lru_cache(maxsize=4096, typed=True)
-def _known_pair(name: str, value: str | int) -> bytes:
+def _known_pair(tag: bytes, name: str, value: str | int) -> bytes:
     """The same, of one that comes again; ``typed``, for True is not 1 here."""
-    return _pair(name, value)
+    return _pair(tag, name, value)
 
 
 def _attributes(tag: bytes, attributes: Mapping[str, Any] | None) -> bytes:
     if not attributes:
         return b""
+    few = _FEW
     return b"".join(
         [
-            _field(tag, _known_pair(name, value) if name in _FEW else _pair(name, value))
+            _known_pair(tag, name, value) if name in few else _pair(tag, name, value)
             for name, value in attributes.items()
         ]
     )

@@ -95,19 +95,22 @@ class Shape:
             record: With its place in its trace.
             now_s: Seconds since the epoch, for a Record that does not say when it ended.
         """
-        own = trace.parse(record.trace)
-        if own is None:
+        own = record.trace
+        if not own:
             return None
-        trace_id, parent = int(own.trace_id, 16), _context_of(record.trace_parent, own.flags)
+        trace_id, own_flags = int(own[3:35], 16), int(own[53:55], 16)  # as app.wire.trace writes it
+        parent = None
+        if record.trace_parent:  # which is valid, and has its ids in the same places
+            parent = SpanContext(trace_id, int(record.trace_parent[36:52], 16), True, TraceFlags(own_flags))
         name = _name(record)
         if not self._sampled(parent, trace_id, name):
             return None
-        flags = TraceFlags((own.flags & trace.RANDOM) | TraceFlags.SAMPLED)
+        flags = TraceFlags((own_flags & trace.RANDOM) | trace.SAMPLED)
         ended_s = record.at or now_s
         began_s = ended_s - record.total_ms / 1000.0
         return ReadableSpan(
             name,
-            SpanContext(trace_id, int(own.span_id, 16), is_remote=False, trace_flags=flags),
+            SpanContext(trace_id, int(own[36:52], 16), is_remote=False, trace_flags=flags),
             parent,
             self._resource,
             self._bounded(self.attributes(record)),
@@ -167,13 +170,6 @@ def _name(record: Record) -> str:
     if operation is not None:
         return f"{operation} {record.model}" if record.model else operation
     return f"{record.method if record.method in _METHODS else 'HTTP'} {record.route}"
-
-
-def _context_of(value: str, flags: int) -> SpanContext | None:
-    parent = trace.parse(value) if value else None
-    if parent is None:
-        return None
-    return SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, TraceFlags(flags))
 
 
 def _add_usage(found: dict[str, Value], tokens: Mapping[str, int]) -> None:

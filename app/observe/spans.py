@@ -29,7 +29,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, set_span_in_context
 
@@ -195,6 +195,8 @@ def _maker() -> tuple[Resource, InstrumentationScope, Sampled]:
     sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
 
     def sampled(parent: SpanContext | None, trace_id: int, name: str) -> bool:
+        if sampler is DEFAULT_ON:  # most are: the parent has decided, at no cost
+            return parent is None or parent.trace_flags.sampled
         context = Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())
         found = sampler.should_sample(context, trace_id, name, SpanKind.CLIENT)
         return found.decision is Decision.RECORD_AND_SAMPLE
