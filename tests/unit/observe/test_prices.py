@@ -167,10 +167,10 @@ def test_the_sum_is_exact_and_rounded_half_up_once(counts: list[int], name: str,
     row = LISTED[name]
     long = row.get("long_context")
     rates = long if long and fresh + write + read > long["above_input_tokens"] else row
-    exact = sum(
-        Fraction(str(rates[kind])) * count
-        for kind, count in zip(("input", "output", "cache_write_5m", "cache_read"), counts, strict=True)
-    )
+    kinds = ("input", "output", "cache_write_5m", "cache_read")
+    exact = Fraction(0)
+    for kind, count in zip(kinds, counts, strict=True):
+        exact += Fraction(str(rates[kind])) * count
     us = us and US in row.get("multipliers", {})
     exact *= Fraction(11, 10) if us else 1
     tokens = {
