@@ -5,11 +5,12 @@
     forget(pid)     a worker is gone: the files of its live gauges go, those of its counters stay
     add_restart()   and another one takes its place: one byte more in ``restarts``
     restarts()      how many so far
+    files()         what the workers have counted
 
 The arbiter does this without prometheus_client: that imports ssl, and the workers it forks from then on would
 have it before gevent could patch.
 
-Runs on: start-up, in gunicorn's arbiter, before anything imports prometheus_client; ``restarts`` in workers too.
+Runs on: start-up, in gunicorn's arbiter, before anything imports prometheus_client; the last two in workers.
 """
 
 from __future__ import annotations
@@ -53,12 +54,10 @@ def share(environ: MutableMapping[str, str]) -> str:
         environ[VARIABLE] = made = tempfile.mkdtemp(prefix="penstock-metrics-")
         atexit.register(_remove, made, os.getpid())
         return made
-    folder = Path(given)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.iterdir():
-        if _OURS.fullmatch(file.name):
-            file.unlink()
-    (folder / _RESTARTS).write_bytes(b"")
+    Path(given).mkdir(parents=True, exist_ok=True)
+    for file in files(given):
+        Path(file).unlink()
+    (Path(given) / _RESTARTS).write_bytes(b"")
     return given
 
 
@@ -74,6 +73,11 @@ def adopt(environ: MutableMapping[str, str], made: bool) -> None:
     environ[_OWNER] = str(os.getpid())
     if made:
         atexit.register(_remove, environ[VARIABLE], os.getpid())
+
+
+def files(directory: str) -> list[str]:
+    """Paths of what workers have left there, of those that are gone, too."""
+    return [str(file) for file in Path(directory).iterdir() if _OURS.fullmatch(file.name)]
 
 
 def forget(directory: str, pid: int) -> None:

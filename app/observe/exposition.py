@@ -20,14 +20,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TRIES = 3
 
 
-class _Restarts(Collector):
-    """What the arbiter has counted: it holds no metrics of its own."""
+class _Workers(Collector):
+    """What all workers have counted, and what the arbiter has: it holds no metrics of its own."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
     def collect(self) -> Iterable[Metric]:
-        """One counter."""
+        """Every metric there is; a directory that was given may hold other files than ours."""
+        yield from MultiProcessCollector.merge(metrics_dir.files(self._directory))  # type: ignore[no-untyped-call]
         text = "Workers that ended, of whatever, and were replaced."
         yield CounterMetricFamily("penstock_worker_restarts", text, metrics_dir.restarts(self._directory))
 
@@ -41,8 +42,7 @@ def exposition(directory: str | None) -> bytes:
     if directory is None:
         return bytes(generate_latest(REGISTRY))
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-    registry.register(_Restarts(directory))
+    registry.register(_Workers(directory))
     for _ in range(_TRIES):
         try:
             return bytes(generate_latest(registry))

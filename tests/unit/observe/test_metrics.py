@@ -125,16 +125,21 @@ def test_b41_a_worker_that_is_just_starting_does_not_spoil_the_page(
     """Its file is there and still empty for an instant."""
     file = tmp_path / "counter_1.db"
     file.touch()
-    collect: Callable[[MultiProcessCollector], object] = MultiProcessCollector.collect
+    merge: Callable[[list[str]], object] = MultiProcessCollector.merge
 
-    def and_then_it_has_started(self: MultiProcessCollector) -> object:
+    def and_then_it_has_started(files: list[str]) -> object:
         try:
-            return collect(self)
+            return merge(files)
         except struct.error:
             file.unlink()
             raise
 
-    monkeypatch.setattr(MultiProcessCollector, "collect", and_then_it_has_started)
+    monkeypatch.setattr(MultiProcessCollector, "merge", and_then_it_has_started)
+    assert b"penstock_worker_restarts_total 0.0" in exposition.exposition(str(tmp_path))
+
+
+def test_b41_other_files_in_its_directory_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "customers.db").write_bytes(b"rubbish")
     assert b"penstock_worker_restarts_total 0.0" in exposition.exposition(str(tmp_path))
 
 
