@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -101,9 +102,9 @@ async def connect(
 async def _open(
     loop: asyncio.AbstractEventLoop, connection: H2Connection, host: str, port: int, context: ssl.SSLContext
 ) -> Opened:
-    began = loop.time()
+    began = time.monotonic()
     plain, _ = await loop.create_connection(asyncio.Protocol, host, port)
-    connected = loop.time()
+    connected = time.monotonic()
     secure: asyncio.Transport | None = None
     try:
         secure = await loop.start_tls(
@@ -111,7 +112,7 @@ async def _open(
         )
         if secure is None:
             raise ConnectionResetError("the peer closed it during the TLS handshake")
-        handshaken = loop.time()
+        handshaken = time.monotonic()
         chosen = secure.get_extra_info("ssl_object").selected_alpn_protocol()
         if chosen != "h2":
             raise NoHttp2Error(f"{host}:{port} offers {chosen or 'no protocol'} where HTTP/2 is asked for.")
@@ -126,5 +127,5 @@ async def _open(
         (secure or plain).abort()
         raise
     return Opened(
-        (connected - began) * 1000.0, (handshaken - connected) * 1000.0, (loop.time() - handshaken) * 1000.0
+        (connected - began) * 1000.0, (handshaken - connected) * 1000.0, (time.monotonic() - handshaken) * 1000.0
     )
