@@ -138,7 +138,7 @@ def test_without_usage_only_a_callers_limits_have_tokens_read(records: list[Reco
 @pytest.mark.parametrize("kind", ["application/octet-stream", "text/html", "application/x-jsonl", "image/png", ""])
 def test_what_states_no_usage_is_not_looked_at(kind: str, records: list[Record]) -> None:
     made = account(records)
-    made.head(reply(("content-type", kind)), crossing())
+    made.head(reply(("x-other", "1"), ("content-type", kind)), crossing())
     assert made.reader is None
 
 

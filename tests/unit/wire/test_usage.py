@@ -241,7 +241,7 @@ def test_what_states_no_usage_gives_none(line: bytes, size: int) -> None:
 def test_only_whole_numbers_are_figures_and_null_takes_none_back() -> None:
     odd: dict[str, Any] = {"input_tokens": None, "a": True, "b": 1.5, "c": -1, "d": "7", "e": [{"f": 8}], "g": {}}
     odd |= {"new_tokens": 3, "beyond": 10**30}
-    assert usage(start({"input_tokens": 25, "h": {"i": {"j": 4}}}) + delta(odd)) == {
+    assert usage(start({"input_tokens": 25, "h": {"i": {"j": 4}, "k": -1, "l": "5"}}) + delta(odd)) == {
         "input_tokens": 25,
         "h.i.j": 4,
         "new_tokens": 3,
