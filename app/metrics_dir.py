@@ -7,8 +7,8 @@
     restarts()      how many so far
     files()         what the workers have counted
 
-The arbiter does this without prometheus_client: that imports ssl, and the workers it forks from then on would
-have it before gevent could patch.
+The arbiter does this without prometheus_client: workers that it forks from then on would inherit that with its
+locks, imported before gevent could patch, and the arbiter would have metrics of its own.
 
 Runs on: start-up, in gunicorn's arbiter, before anything imports prometheus_client; the last two in workers.
 """

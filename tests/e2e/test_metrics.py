@@ -143,9 +143,11 @@ def test_a_reload_keeps_counters_and_counts_no_restart(farm: Farm, simulator: Ru
         assert samples(server)["penstock_worker_restarts_total{}"] == 0
 
 
-def test_a_worker_that_was_killed_is_replaced_by_one_like_it(farm: Farm, simulator: Running) -> None:
-    """The arbiter has imported nothing in the meantime that gevent would patch too late."""
-    with farm.own("gevent") as server:
+def test_a_worker_that_was_killed_is_replaced_by_one_like_it(
+    farm: Farm, simulator: Running, tmp_path: Path
+) -> None:
+    """The arbiter has no metrics of its own, which its later workers would inherit."""
+    with farm.own("gevent", PROMETHEUS_MULTIPROC_DIR=tmp_path) as server:
         for count in range(2):
             assert samples(server)["penstock_worker_restarts_total{}"] == count
             (worker,) = server.workers()
@@ -154,7 +156,7 @@ def test_a_worker_that_was_killed_is_replaced_by_one_like_it(farm: Farm, simulat
             assert post(server.port, "json-0ms").status == 200
         until(lambda: samples(server)["penstock_workers{}"] == 1, 10, "the worker that is there")
         assert samples(server)["penstock_worker_restarts_total{}"] == 2
-        assert "MonkeyPatchWarning" not in server.output
+        assert not list(tmp_path.glob(f"*_{server.process.pid}.db"))
 
 
 def test_a_directory_that_was_given_is_emptied_of_metrics_alone(
@@ -172,11 +174,11 @@ def test_a_directory_that_was_given_is_emptied_of_metrics_alone(
 
 
 def test_what_was_counted_last_is_in_the_files_at_the_end(farm: Farm, simulator: Running, tmp_path: Path) -> None:
-    """SIGTERM right after an answer: no keeper has looked in between (B50)."""
+    """The end comes right after an answer: no keeper has looked in between (B50)."""
     with farm.own("gevent", PROMETHEUS_MULTIPROC_DIR=tmp_path) as server:
         for _ in range(3):
             assert post(server.port, "json-0ms").status == 200
-        assert server.end() == 0
+        assert server.end(signal.SIGQUIT) == 0
     lines = exposition(str(tmp_path)).decode().splitlines()
     assert (
         'penstock_requests_total{model="claude-sim-json-0ms",route="messages",slug="",status="200"} 3.0' in lines

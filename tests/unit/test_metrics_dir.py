@@ -101,7 +101,7 @@ def test_b41_restarts_are_counted(tmp_path: Path) -> None:
     assert metrics_dir.restarts(folder) == 3
 
 
-def test_b41_the_arbiter_stays_without_ssl() -> None:
+def test_b41_the_arbiter_stays_without_prometheus() -> None:
     """What it imports, the workers it forks later have before gevent could patch."""
     program = "import sys, app.metrics_dir as m; print('ssl' in sys.modules, 'prometheus_client' in sys.modules)"
     environ = {"PATH": os.environ["PATH"]}

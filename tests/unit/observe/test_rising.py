@@ -6,8 +6,11 @@ Runs on: worker.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+from collections.abc import Iterator
 
+import pytest
 from prometheus_client import Counter
 
 from app.observe.rising import Rising
@@ -59,6 +62,16 @@ def test_b41_what_is_not_known_is_shown_as_nothing_yet() -> None:
     assert _value(counter) == 0
 
 
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("restless")
 def test_b41_two_who_look_at_once_count_once() -> None:
     counter = Counter("c", "-", registry=None)
     rising, pool = Rising(counter), Source()
