@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import requests  # noqa: F401 - what the exporter sends with; it would import it later, while requests are served
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
