@@ -25,7 +25,7 @@ from app.gateway.life import Life
 from app.gateway.plan import Rules
 from app.gateway.watching import Capture, Watching
 from app.observe import counting
-from app.observe.logs import ExchangeLog
+from app.observe.log_made import exchange_log, shows_headers
 from app.observe.prices import Prices, tables
 from app.policy.retry import Budget
 from app.policy.retry import Rules as RetryRules
@@ -64,7 +64,7 @@ class Assembly:
         self.provider = PROVIDERS["anthropic"]
         self.workers = settings.web_concurrency
         self._ca_pem = Path(settings.ssl_cert_file).read_bytes() if settings.ssl_cert_file else None
-        self.log = ExchangeLog(settings.log_level, settings.log_format)
+        self.log = exchange_log(settings)
         self.life = Life(settings.drain_timeout_s)
         self.sharing = Sharing(self._link if settings.redis_url else None)
         self.limits = CallerLimits(
@@ -133,6 +133,7 @@ class Assembly:
             found.append(counting.flush)
         if self.spans is not None:
             found.append(self.spans.pump)
+        found.append(self.log.pump)  # last: what the others had to say goes with it
         return tuple(found)
 
     def _spans(self) -> Spans | None:
@@ -248,7 +249,7 @@ def _options(settings: Settings, rules: Rules, spans: bool) -> Options:
 def _watching(settings: Settings, spans: bool) -> Watching:
     most = settings.body_log_bytes
     capture = Capture(
-        headers=settings.log_level == "debug",
+        headers=shows_headers(settings),
         request_body_bytes=most if settings.enable_request_body_logging else 0,
         response_body_bytes=most if settings.enable_response_body_logging else 0,
     )

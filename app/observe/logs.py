@@ -1,25 +1,50 @@
-"""Write one JSON line per exchange on stdout, and a line for each event of the bridge and the pools (B40).
+"""Write one JSON line per exchange, and a line for each event of the bridge and the pools (B40).
 
-structlog: renders key-value events to JSON with processors, no handler tree to configure under gunicorn, and
-leaves the standard ``logging`` of the surrounding application alone. orjson: a line costs a third of json's time.
+    record, event ──queue──> flush ──> stdout, performance.json, errors.json, requests.json
+                               ^ at once: if nothing was written for 50 ms, for an error, when 64 wait
+                               | else:    the keeper's next tick, a quarter second at most
 
-Runs on: worker. Never on the loop thread: its locks are gevent's (facts 3).
+Lines wait unformatted, for a write costs more than a line does. A worker that is killed (SIGKILL, out of memory)
+takes with it what was not written yet: a quarter second at most, and never an error. SIGTERM, SIGINT and a
+worker's regular end lose nothing. Where no keeper runs (yet, or any more), every line is written at once.
+
+orjson: a line costs a third of json's time. structlog renders the lines for people (``LOG_FORMAT=console``); its
+chain and the standard ``logging`` with its handlers and locks take several times as long, and are left to the
+surrounding application.
+
+Runs on: worker. Never on the loop thread: its lock is gevent's (facts 3).
 """
 
 from __future__ import annotations
 
-import sys
+import atexit
+import threading
 import time
+import weakref
 from collections import deque
-from typing import Any
+from typing import Final
 
-import orjson
 import structlog
 
-from app.exchange import Attempt, Record
+from app.exchange import Record
+from app.observe.log_files import LogFile, LogFiles
+from app.observe.log_line import ERROR, INFO, LEVELS, WARNING, Clock, level_of, line, named
+from app.observe.log_line import fields as fields  # for whoever else tells of a Record
+from app.observe.log_shown import Shown, bodies, headers
+from app.observe.log_stdout import Stdout
+from app.observe.redact import Redactor
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_WARNINGS = frozenset(
+QUIET_S: Final = 0.05
+_URGENT_S: Final = 0.005  # a storm of refusals must not cost a write each
+_MOST_LINES: Final = 64
+_MOST_BYTES: Final = 65_536
+_MOST_WAITING: Final = 20_000  # lines, where stdout takes nothing and other threads go on
+_MOST_TURNS: Final = 3  # then somebody else's request may write
+_PUMP_WAIT_S: Final = 0.001
+_LAST_WAIT_S: Final = 1.0
+_DEBUGS: Final = frozenset({"connection_opened", "connection_reused", "connection_closed"})
+_ERRORS: Final = frozenset({"unexpected_error"})
+_WARNINGS: Final = frozenset(
     {
         "loop_died",
         "loop_exception",
@@ -27,9 +52,9 @@ _WARNINGS = frozenset(
         "task_failed",
         "transport_fallback",
         "warm_up_failed",
+        "connection_unresponsive",
         "setting_without_effect",
         "breaker_opened",
-        "connection_unresponsive",
         "credential_benched",
         "shared_state_degraded",
         "spans_lost",
@@ -39,140 +64,214 @@ _WARNINGS = frozenset(
         "board_full",
         "board_names_too_long",
         "redis_certificate_unverified",
+        "log_file_failed",
     }
 )
-
-
-def _make_logger(level: str, style: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger of its own: ``style`` ``json`` or ``console``, nothing below ``level``."""
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
-    chain: list[Any] = [structlog.processors.add_log_level, stamp]
-    sink: Any
-    if style == "json":
-        chain.append(structlog.processors.JSONRenderer(serializer=orjson.dumps))
-        sink = structlog.BytesLogger(sys.stdout.buffer)
-    else:
-        chain.append(structlog.dev.ConsoleRenderer(colors=False))
-        sink = structlog.WriteLogger(sys.stdout)
-    wrapper: Any = structlog.make_filtering_bound_logger(_LEVELS[level])
-    made: structlog.typing.FilteringBoundLogger = wrapper(sink, chain, {})
-    return made
-
-
-def fields(record: Record) -> dict[str, object]:
-    """What the line of one exchange holds; no bodies, no secrets, no query."""
-    return {
-        "request_id": record.request_id,
-        "upstream_request_id": record.upstream_request_id,
-        "route": record.route,
-        "method": record.method,
-        "path": record.path,
-        "model": record.model,
-        "status": record.status,
-        "slug": record.slug,
-        "cause": record.cause,
-        "stream": record.stream,
-        "http_version": record.http_version,
-        "request_bytes": record.request_bytes,
-        "response_bytes": record.response_bytes,
-        "queue_ms": _ms(record.queue_ms),
-        "upstream_head_ms": _ms(record.upstream_head_ms),
-        "ttfb_ms": _ms(record.ttfb_ms),
-        "total_ms": _ms(record.total_ms),
-        "gateway_ms": _ms(record.gateway_ms),
-        "attempts": [_attempt(attempt) for attempt in record.attempts],
-        "provider": record.provider,
-        "credential": record.credential,
-        "caller": record.caller,
-        "tokens": record.tokens,
-        "client_left": record.client_left,
-        "fallback": record.fallback,
-    }
-
-
-def _attempt(attempt: Attempt) -> dict[str, object]:
-    return {
-        "outcome": attempt.outcome,
-        "ms": round(attempt.ms, 3),
-        "waited_ms": round(attempt.waited_ms, 3),
-        "provider": attempt.provider,
-        "credential": attempt.credential,
-        "connection": attempt.connection,
-    }
-
-
-def _ms(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
-class _Clock:
-    """Wall time as ISO 8601 in UTC; the calendar is asked once a second."""
-
-    def __init__(self) -> None:
-        self._last = (-1, "")  # one value, so that threads never mix two seconds
-
-    def text(self, now_s: float) -> str:
-        """``2026-11-21T09:30:00.123456Z`` for seconds since the epoch."""
-        second, text = self._last
-        if second != int(now_s):
-            second = int(now_s)
-            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-            self._last = (second, text)
-        return f"{text}.{int((now_s - second) * 1e6):06d}Z"
+_Told = dict[str, object]
 
 
 class ExchangeLog:
-    """Writes Records and events.
-
-    A Record's JSON line is made here and not by structlog's chain, which took twice the time of all the rest of
-    it; a test holds the two against each other.
+    """Writes Records and events, each once and in order. From any thread or greenlet.
 
     Args:
         level: Least level that is written: ``debug``, ``info``, ``warning`` or ``error``.
-        style: ``json`` or ``console``.
-
-    Attributes:
-        lost: Lines that could not be written.
+        style: Of stdout: ``json`` or ``console``.
+        files: Where lines go besides stdout.
+        shown: What is shown of bodies: in ``requests.json`` where there is one, else in stdout's lines.
+        redactor: Takes secrets out of headers and bodies.
     """
 
-    def __init__(self, level: str, style: str) -> None:
-        self._logger = _make_logger(level, style)
-        self._tells = _LEVELS[level] <= _LEVELS["info"]
-        self._sink = sys.stdout.buffer if style == "json" else None
-        self._clock = _Clock()
-        self.lost = 0
+    def __init__(
+        self,
+        level: str,
+        style: str,
+        files: LogFiles | None = None,
+        shown: Shown | None = None,
+        redactor: Redactor | None = None,
+    ) -> None:
+        self._least = LEVELS[level]
+        self._console = structlog.dev.ConsoleRenderer(colors=False) if style == "console" else None
+        self._stdout = Stdout()
+        self._files = files
+        self._shown = shown or Shown()
+        self._redactor = redactor or Redactor()
+        self._clock = Clock()
+        self._waiting: deque[tuple[int, Record | _Told]] = deque()
+        self._waiting_bytes = 0  # of bodies
+        self._written_at = 0.0
+        self._pumped = False
+        self._dropped = 0
+        self._lock = threading.Lock()
+        self._troubled: frozenset[str] = frozenset()
+        atexit.register(_flush_last, weakref.ref(self))
 
     def __call__(self, record: Record) -> None:
         """One line for one exchange."""
-        if not self._tells:
+        level = level_of(record)
+        if level < self._least:
             return
-        line = fields(record)
-        if self._sink is None:
-            self._logger.info("exchange", **line)
+        if not record.at:
+            record = record._replace(at=time.time())
+        if len(self._waiting) >= _MOST_WAITING:
+            self._dropped += 1
             return
-        line["event"], line["level"], line["time"] = "exchange", "info", self._clock.text(time.time())
-        try:
-            self._sink.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-            self._sink.flush()
-        except (OSError, ValueError):  # whoever read stdout is gone; the exchange is not to blame
-            self.lost += 1
+        self._waiting.append((level, record))
+        if record.captured is not None:
+            self._waiting_bytes += len(record.captured.request_body) + len(record.captured.response_body)
+        self._look(level)
 
-    def event(self, name: str, **fields: object) -> None:
+    def event(self, name: str, **facts: object) -> None:
         """One line for something that happened to this worker."""
-        if name in _WARNINGS:
-            self._logger.warning(name, **fields)
-        else:
-            self._logger.info(name, **fields)
+        level = INFO
+        if name in _DEBUGS:
+            level = LEVELS["debug"]
+        elif name in _WARNINGS:
+            level = WARNING
+        elif name in _ERRORS:
+            level = ERROR
+        if level >= self._least:
+            self._tell(level, name, facts)
+            self._look(level)
 
     def drain(self, events: deque[dict[str, object]]) -> list[str]:
         """Write what the loop thread had to say; returns the names of the events."""
         names = []
         while events:
-            fields = dict(events.popleft())
-            name = str(fields.pop("event", "event"))
+            facts = dict(events.popleft())
+            name = str(facts.pop("event", "event"))
             names.append(name)
-            if name.startswith("connection_") and name not in _WARNINGS:
-                self._logger.debug(name, **fields)
-            else:
-                self.event(name, **fields)
+            self.event(name, **facts)
         return names
+
+    @property
+    def lost(self) -> int:
+        """Lines that could not be written, on stdout or to a file."""
+        return self._dropped + self._stdout.lost + sum(file.lost for file in self._every)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is wrong with the log, for people."""
+        found = [f"{file.name} cannot be written to: {file.trouble}" for file in self._every if file.trouble]
+        found += [f"{file.lost} lines could not be written to {file.name}" for file in self._every if file.lost]
+        if self._dropped + self._stdout.lost:
+            found.insert(0, f"{self._dropped + self._stdout.lost} lines could not be written to stdout")
+        return [f"log: {one}" for one in found]
+
+    def pump(self) -> None:
+        """Write what waits; the keeper calls it every quarter second."""
+        self._pumped = True
+        self.flush(_PUMP_WAIT_S)
+
+    def flush(self, wait_s: float = 0.0) -> None:
+        """Write what waits. Whoever is writing already takes it along, so nobody waits for another.
+
+        Args:
+            wait_s: How long a file may be waited for that another worker is writing to.
+        """
+        turns = 0
+        while self._waiting or (wait_s and self._files is not None):
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                self._write(wait_s)
+            finally:
+                self._lock.release()
+            turns += 1
+            if not self._waiting or (self._pumped and turns == _MOST_TURNS):
+                return
+
+    def close(self) -> None:
+        """Write all that waits; from now on lines are written as they come."""
+        self._pumped = False
+        # not with a timeout at once: in a signal handler under gevent nobody may wait
+        if self._lock.acquire(blocking=False) or self._lock.acquire(timeout=_LAST_WAIT_S):
+            try:
+                self._write(_LAST_WAIT_S)
+                for file in self._every:
+                    file.close()
+            finally:
+                self._lock.release()
+
+    @property
+    def _every(self) -> tuple[LogFile, ...]:
+        return self._files.every if self._files is not None else ()
+
+    def _look(self, level: int) -> None:
+        """Write now, if it is time to."""
+        quiet_s = time.monotonic() - self._written_at
+        if (
+            quiet_s >= (QUIET_S if level < WARNING else _URGENT_S)
+            or not self._pumped
+            or level >= ERROR
+            or len(self._waiting) >= _MOST_LINES
+            or self._waiting_bytes >= _MOST_BYTES
+        ):
+            self.flush()
+
+    def _tell(self, level: int, name: str, facts: _Told) -> None:
+        facts["event"], facts["level"], facts["time"] = name, named(level), self._clock.text(time.time())
+        self._waiting.append((level, facts))
+
+    def _write(self, wait_s: float) -> None:
+        """Format and write what waits; by whoever holds the lock."""
+        lines: list[bytes] = []
+        self._waiting_bytes = 0
+        while self._waiting:
+            level, what = self._waiting.popleft()
+            lines.append(self._exchange(level, what) if isinstance(what, Record) else self._event(level, what))
+        self._stdout.write(lines)
+        if lines:
+            self._written_at = time.monotonic()
+        for file in self._every:
+            file.flush(wait_s)
+        if self._files is not None:
+            self._tell_troubles()
+
+    def _event(self, level: int, told: _Told) -> bytes:
+        written = line(told)
+        if self._files is not None and level >= WARNING:
+            self._files.errors.add([written])
+        return written if self._console is None else self._for_people(told)
+
+    def _exchange(self, level: int, record: Record) -> bytes:
+        told = fields(record)
+        told["event"], told["level"], told["time"] = "exchange", named(level), self._clock.text(record.at)
+        written = line(told)
+        files, kept = self._files, record.captured
+        if files is not None:
+            files.performance.add([written])
+            if level >= WARNING:
+                files.errors.add([written])
+        if kept is not None:
+            seen = bodies(record, self._shown, self._redactor)
+            if files is not None and files.requests is not None:
+                files.requests.add([line({**told, **headers(kept, self._redactor), **seen})])
+            elif seen:
+                told |= seen
+                written = line(told)
+        return written if self._console is None else self._for_people(told)
+
+    def _for_people(self, told: _Told) -> bytes:
+        assert self._console is not None  # noqa: S101 - asked only then
+        return f"{self._console(None, '', told)}\n".encode(errors="backslashreplace")
+
+    def _tell_troubles(self) -> None:
+        """Each file that can no longer be written to, or can again, is told of once."""
+        troubled = {file.name: file.trouble for file in self._every if file.trouble}
+        for name in sorted(troubled.keys() - self._troubled):
+            self._tell_here("log_file_failed", {"file": name, "error": troubled[name]})
+        for name in sorted(self._troubled - troubled.keys()):
+            self._tell_here("log_file_restored", {"file": name})
+        self._troubled = frozenset(troubled)
+
+    def _tell_here(self, name: str, facts: _Told) -> None:
+        level = WARNING if name in _WARNINGS else INFO
+        if level >= self._least:
+            self._tell(level, name, facts)
+
+
+def _flush_last(ref: weakref.ref[ExchangeLog]) -> None:
+    """Under servers that have no hook for it: at the interpreter's end."""
+    log = ref()
+    if log is not None:
+        log.close()

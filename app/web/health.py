@@ -114,8 +114,7 @@ class Health:
             self.probe()
         traffic = self.traffic() if traffic is None else traffic
         reasons = _troubles(traffic)
-        if self._log.lost:
-            reasons.append(f"log: {self._log.lost} lines could not be written to stdout")
+        reasons += self._log.troubles
         if spans := self._spans():
             reasons.append(spans)
         status = "degraded" if degraded or reasons or self._shared() else "ready"

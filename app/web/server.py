@@ -101,6 +101,7 @@ class Keeper:
             close()
         tell()
         self._log.event("worker_stopped", pid=self._pid)
+        self._log.close()
 
     def before_request(self, request: Any) -> None:
         """gunicorn's ``pre_request``: keep the parsed request within reach of the view."""

@@ -1,0 +1,80 @@
+"""Write lines on stdout: as few writes as possible, no line torn by another worker's, lost ones counted.
+
+All workers of a server write to one stdout. A file takes a write of any size in one piece; a pipe (a container's,
+a log router's) only up to PIPE_BUF bytes (4096 on Linux, pipe(7)), and may split a larger one when it is full. So
+a pipe gets several writes, cut between lines. A line longer than PIPE_BUF cannot be kept whole by anybody.
+
+Runs on: worker.
+"""
+
+from __future__ import annotations
+
+import select
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from io import RawIOBase
+from os import fstat
+from typing import Any
+
+_WHOLE_BYTES = 1 << 20
+
+
+class Stdout:
+    """The process's stdout.
+
+    Attributes:
+        lost: Lines that could not be written.
+    """
+
+    def __init__(self) -> None:
+        sink: Any = sys.stdout.buffer
+        self._sink = sink.raw if isinstance(getattr(sink, "raw", None), RawIOBase) else sink
+        self._most_bytes = select.PIPE_BUF if _is_shared_pipe(self._sink) else _WHOLE_BYTES
+        self._torn = False
+        self.lost = 0
+
+    def write(self, lines: Sequence[bytes]) -> None:
+        """Write whole lines; never raises for what stdout does."""
+        for count, piece in _pieces(lines, self._most_bytes):
+            try:
+                self._put(b"\n" + piece if self._torn else piece)
+                self._torn = False
+            except (
+                OSError,
+                ValueError,
+            ):  # its reader is gone, or the disk is full: the exchange is not to blame
+                self.lost += count
+
+    def _put(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        while rest:
+            written = self._sink.write(rest)
+            if not written:
+                raise BlockingIOError("stdout takes nothing now")
+            rest = rest[written:]
+            self._torn = bool(rest)  # until the rest is out; if that fails, the next line starts on a new one
+        if not isinstance(self._sink, RawIOBase):
+            self._sink.flush()
+
+
+def _is_shared_pipe(sink: Any) -> bool:
+    try:
+        mode = fstat(sink.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # no file at all, as under a test
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _pieces(lines: Sequence[bytes], most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Lines joined into pieces of at most so many bytes, and how many lines each holds."""
+    waiting: list[bytes] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > most_bytes and waiting:
+            yield len(waiting), b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(line)
+        size += len(line)
+    if waiting:
+        yield len(waiting), b"".join(waiting)
