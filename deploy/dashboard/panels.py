@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from queries import buckets, level, mean, pick, quantile, quantiles, share, total, zero
+from queries import buckets, level, mean, pick, quantile, quantiles, share, so_far, total, zero
 
 
 class Panel(NamedTuple):
@@ -360,13 +360,11 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Raised and delivered",
-            "Alerts raised, and what came of posting them to ALERT_WEBHOOK_URL, within an hour.",
+            "Since the gateway started: alerts raised, and what came of posting them to ALERT_WEBHOOK_URL.",
             "short",
             {
-                "{{rule}}": zero(total("alerts", "rule", span="1h", function="increase"), "rule"),
-                "deliveries: {{result}}": zero(
-                    total("alert_deliveries", "result", span="1h", function="increase"), "result"
-                ),
+                "{{rule}}": zero(so_far("alerts", "rule"), "rule"),
+                "deliveries: {{result}}": zero(so_far("alert_deliveries", "result"), "result"),
             },
         ),
         Panel(

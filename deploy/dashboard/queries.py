@@ -56,6 +56,11 @@ def total(name: str, by: str = "", more: str = "", span: str = RATE, function: s
     return f"sum{f' by ({by})' if by else ''} ({function}({pick(name, '_total', more)}[{span}]))"
 
 
+def so_far(name: str, by: str) -> str:
+    """What a counter has come to, for what is so rare that a rate would miss its first."""
+    return f"sum by ({by}) ({pick(name, '_total')})"
+
+
 def level(name: str, by: str = "", more: str = "") -> str:
     """A gauge over all nodes."""
     return f"sum{f' by ({by})' if by else ''} ({pick(name, '', more)})"

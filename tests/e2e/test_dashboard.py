@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import pytest
 from app.simulator.options import Options
 from app.simulator.process import running
 from tests.e2e.prometheus import DEPLOY, Prometheus, Series, binary, scraping
-from tests.e2e.servers import Farm, Measured, Server, free_port, until
+from tests.e2e.servers import Farm, Measured, Server, until
 from tests.e2e.wire import VERSION, Raw, Truncated, message, request
 
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana-dashboard.json").read_text(encoding="utf-8"))
@@ -36,6 +37,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RULES = "prometheus-rules.yml"
 VARIABLES = [one for one in DASHBOARD["templating"]["list"] if one["type"] == "query"]
 LOAD_S = 14.0
+LONGEST_S = 40.0
 KILLED_AT_S = 6.0
 CALLER = "caller-of-the-dashboard-test"
 KEYS = ("sk-ant-dashboard-one", "sk-ant-dashboard-two", "sk-ant-dashboard-refused")
@@ -142,8 +144,8 @@ class Load:
         raw.send(request("/v1/messages", body, tuple(pairs)))
         return raw
 
-    def run(self, server: Server) -> None:
-        """All of it for a while, and a worker killed in between."""
+    def run(self, server: Server, enough: Callable[[], bool]) -> None:
+        """All of it for a while and until it was enough; a worker is killed in between."""
         began = time.monotonic()
         for thread in self._threads:
             thread.start()
@@ -152,7 +154,7 @@ class Load:
             victim = server.workers()[0]
             os.kill(victim, signal.SIGKILL)
             until(lambda: victim not in server.workers() and len(server.workers()) == 2, what="another worker")
-            until(lambda: time.monotonic() - began > LOAD_S, 2 * LOAD_S, "the end of the load")
+            until(lambda: time.monotonic() - began > LOAD_S and enough(), LONGEST_S, "all that the panels show")
         finally:
             self._over.set()
             for thread in self._threads:
@@ -174,6 +176,35 @@ def _load(server: Server) -> Load:
     return load
 
 
+class _Taker(BaseHTTPRequestHandler):
+    """Takes what is posted."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def _receiving() -> Iterator[str]:
+    """The address of a webhook."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Taker) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/alerts"
+        server.shutdown()
+        thread.join()
+
+
+def _alerted(prometheus: Prometheus) -> bool:
+    """An alert of the gateway's own was delivered, and Prometheus knows."""
+    found = prometheus.get("query", query='penstock_alert_deliveries_total{result="delivered"} > 0')
+    return bool(found["result"])
+
+
 Shown = dict[str, list[tuple[str, list[Series]]]]
 """Title of a panel: legend and series of each of its queries."""
 
@@ -187,13 +218,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus,
         limited = [{"from_s": at, "to_s": at + 0.2, "status": 429, "retry_after": "0.5"} for at in range(1, 60, 2)]
         simulator.set_keys({KEYS[1]: limited, KEYS[2]: [{"status": 401}]})
         farm = Farm(simulator, folder)
-        nowhere = f"http://127.0.0.1:{free_port()}/"
         with (
-            farm.own("gevent", ALERT_WEBHOOK_URL=nowhere, ALERT_ERROR_RATE=0.001, **SETTINGS) as server,
+            _receiving() as webhook,
+            farm.own("gevent", ALERT_WEBHOOK_URL=webhook, ALERT_ERROR_RATE=0.001, **SETTINGS) as server,
             scraping(f"127.0.0.1:{server.port}", folder) as prometheus,
         ):
             began_s = time.time()
-            _load(server).run(server)
+            _load(server).run(server, lambda: _alerted(prometheus))
             ended_s = time.time() + 2
             until(lambda: time.time() > ended_s, what="another scrape")
             shown = {
