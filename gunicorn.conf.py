@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from app import metrics_dir
 from app.errors import ConfigError
+from app.observe import node_cells
 from app.settings import environment, live_environment, load
 from app.settings_rules import STRANGERS, open_to_strangers
 from app.store import board_file, counters
@@ -69,6 +70,9 @@ def on_starting(server: Any) -> None:
     _stop_without_places(server.cfg.workers)
     metrics_dir.adopt(live_environment(), _metrics_made)
     board_file.share(live_environment())  # not earlier: --daemon has given the arbiter its pid by now
+    if settings.enable_performance_monitor:
+        size_bytes = node_cells.node_bytes(server.cfg.workers)
+        board_file.share(live_environment(), node_cells.VARIABLE, size_bytes)
     if settings.gateway_api_keys:
         size_bytes = counters.counters_bytes(len(settings.gateway_api_keys))
         board_file.share(live_environment(), counters.VARIABLE, size_bytes)

@@ -24,9 +24,12 @@ from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
 from app.gateway.plan import Rules
 from app.gateway.watching import Capture, Watching
-from app.observe import counting
+from app.observe import alerts, counting, node_cells
 from app.observe.log_made import exchange_log, shows_headers
+from app.observe.monitor import PerformanceMonitor, Setup, get_performance_monitor
 from app.observe.prices import Prices, tables
+from app.observe.watch import Watch
+from app.observe.webhook import Done, Webhook
 from app.policy.retry import Budget
 from app.policy.retry import Rules as RetryRules
 from app.providers.base import Provider
@@ -43,6 +46,7 @@ from app.upstream.dispatch import Dispatcher
 from app.upstream.pool import Pool, PoolOptions
 from app.upstream.target import Target
 from app.upstream.target_options import TargetOptions, split, targets_of
+from app.upstream.trust import trust
 from app.web.figures import Figures
 from app.web.health import Health
 from app.web.ops import Ops
@@ -74,16 +78,8 @@ class Assembly:
             self._tell,
         )
         self.spans = self._spans()
-        self.health = Health(
-            self.bridge,
-            self.dispatcher,
-            self.life,
-            self.log,
-            -(-settings.initial_pool_size // self.workers) or 1,
-            lambda: self.sharing.degraded or self.limits.degraded,
-            Figures() if settings.enable_metrics_endpoint else None,
-            lambda: self.spans.trouble if self.spans is not None else "",
-        )
+        self.monitor = self._monitor()
+        self.health = self._health()
         self.gateway = Gateway(
             _options(settings, _rules(settings, self.provider), self.spans is not None),
             self.bridge,
@@ -92,7 +88,12 @@ class Assembly:
             self._observers(),
         )
         self.proxy = self._proxy()
-        self.ops = Ops(self.health, _configuration(settings), environment().get(metrics_dir.VARIABLE))
+        self.ops = Ops(
+            self.health,
+            _configuration(settings),
+            environment().get(metrics_dir.VARIABLE),
+            self.monitor.view,
+        )
         self.keeper = Keeper(
             self.health,
             self.life,
@@ -100,7 +101,20 @@ class Assembly:
             settings.production_warmup_connections,
             self._pumps(),
             settings.switch_interval_ms / 1000.0,
-            () if self.spans is None else (self.spans.stop,),
+            (self.monitor.stop,) if self.spans is None else (self.spans.stop, self.monitor.stop),
+        )
+
+    def _health(self) -> Health:
+        return Health(
+            self.bridge,
+            self.dispatcher,
+            self.life,
+            self.log,
+            -(-self.settings.initial_pool_size // self.workers) or 1,
+            lambda: self.sharing.degraded or self.limits.degraded,
+            Figures() if self.settings.enable_metrics_endpoint else None,
+            lambda: self.spans.trouble if self.spans is not None else "",
+            lambda: self.monitor.troubles,
         )
 
     def _proxy(self) -> Proxy:
@@ -122,6 +136,8 @@ class Assembly:
         if self.settings.enable_metrics_endpoint:
             counting.limit_models(self.settings.metrics_models)
             found.append(counting.observe)
+        if self.settings.enable_performance_monitor:
+            found.append(self.monitor.observe)
         if self.spans is not None:
             found.append(self.spans.observe)
         return tuple(found)
@@ -131,10 +147,37 @@ class Assembly:
         found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump]
         if self.settings.enable_metrics_endpoint:
             found.append(counting.flush)
+        if self.settings.enable_performance_monitor:
+            found.append(self.monitor.pump)
         if self.spans is not None:
             found.append(self.spans.pump)
         found.append(self.log.pump)  # last: what the others had to say goes with it
         return tuple(found)
+
+    def _monitor(self) -> PerformanceMonitor:
+        """The process's monitor, set up for these settings; of several gateways in one process the last counts."""
+        settings, secret = self.settings, self.settings.alert_webhook_url
+        thresholds = alerts.rules(
+            p95_latency_ms=settings.alert_p95_latency_ms,
+            p99_latency_ms=settings.alert_p99_latency_ms,
+            error_rate=settings.alert_error_rate,
+            memory_growth_mb=settings.alert_memory_growth_mb,
+            requests_per_second_min=settings.alert_requests_per_second_min,
+        )
+
+        def webhook(done: Done) -> Webhook:
+            assert secret is not None  # noqa: S101 - asked only then
+            return Webhook(secret.get_secret_value(), lambda: trust(self._ca_pem, http2=False), done, self._tell)
+
+        monitor = get_performance_monitor()
+        setup = Setup(
+            settings.enable_performance_monitor,
+            lambda: shared(environment(), node_cells.VARIABLE),
+            self._tell,
+            lambda: self.life.draining,
+        )
+        monitor.configure(setup, Watch(thresholds, self._tell, webhook if secret is not None else None))
+        return monitor
 
     def _spans(self) -> Spans | None:
         """Makes a span of every exchange; None where none are wanted."""

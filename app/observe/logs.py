@@ -65,6 +65,11 @@ _WARNINGS: Final = frozenset(
         "board_names_too_long",
         "redis_certificate_unverified",
         "log_file_failed",
+        "alert_firing",
+        "alert_resolved",
+        "alert_undelivered",
+        "alert_callback_failed",
+        "performance_not_shared",
     }
 )
 _Told = dict[str, object]

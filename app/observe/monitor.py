@@ -44,6 +44,10 @@ def _no_one(event: dict[str, object]) -> None:
     """Nobody listens."""
 
 
+def _alone() -> None:
+    """There is no file."""
+
+
 def _not_draining() -> bool:
     return False
 
@@ -53,13 +57,14 @@ class Setup(NamedTuple):
 
     Attributes:
         enabled: It does.
-        path: The file that the node's workers share; None: there is none.
+        path: Gives the file that the node's workers share, or None. Asked in the worker: an application
+            that is loaded ahead of it is there before the file.
         tell: Takes events.
         draining: This worker is about to end: another one watches.
     """
 
     enabled: bool = True
-    path: str | None = None
+    path: Callable[[], str | None] = _alone
     tell: Tell = _no_one
     draining: Callable[[], bool] = _not_draining
 
@@ -190,7 +195,7 @@ class PerformanceMonitor:
         """Add up what waits; the file is opened at the first time, so never in gunicorn's arbiter."""
         node = self._node
         if node is None:
-            node = self._node = NodeRings(self._setup.path, now, self._setup.tell)
+            node = self._node = NodeRings(self._setup.path(), now, self._setup.tell)
         if self._records or self._tracked:
             records = [self._records.popleft() for _ in range(len(self._records))]
             own = [self._tracked.popleft() for _ in range(len(self._tracked))]

@@ -11,7 +11,7 @@ Runs on: worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.bridge.call import Bridge
@@ -44,6 +44,7 @@ class Health:
         shared: Why other nodes cannot be told what this one learns, or "".
         figures: Where what is counted goes; None: nothing is.
         spans: Why spans do not arrive, or "".
+        monitored: What the performance monitor has to complain of.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Health:
         shared: Callable[[], str],
         figures: Figures | None = None,
         spans: Callable[[], str] = str,
+        monitored: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        self._monitored = monitored
         self._spans = spans
         self.bridge = bridge
         self.life = life
@@ -113,7 +116,7 @@ class Health:
         if self._unreachable and not self.life.draining:
             self.probe()
         traffic = self.traffic() if traffic is None else traffic
-        reasons = _troubles(traffic)
+        reasons = [*_troubles(traffic), *self._monitored()]
         reasons += self._log.troubles
         if spans := self._spans():
             reasons.append(spans)

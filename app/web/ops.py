@@ -3,7 +3,7 @@
     /health              200 while the process answers
     /ready               200, or 503 while draining or when the upstream cannot be reached; always with reasons
     /metrics             Prometheus, all workers of the node
-    /anthropic/metrics   JSON of this worker
+    /anthropic/metrics   JSON of this worker; its ``performance`` is of all workers of the node
 
 Runs on: worker.
 """
@@ -44,9 +44,17 @@ class Ops:
         health: What this worker knows of itself.
         configuration: ``max_connections``, ``max_keepalive``, ``chunk_size`` as set.
         shared_dir: Through which workers share their metrics; None: they do not.
+        performance: What the performance monitor shows, JSON-ready.
     """
 
-    def __init__(self, health: Health, configuration: dict[str, int], shared_dir: str | None) -> None:
+    def __init__(
+        self,
+        health: Health,
+        configuration: dict[str, int],
+        shared_dir: str | None,
+        performance: Callable[[], dict[str, Any]],
+    ) -> None:
+        self._performance = performance
         self._health = health
         self._configuration = configuration
         self._shared_dir = shared_dir
@@ -70,7 +78,7 @@ class Ops:
         return Response(exposition(self._shared_dir), content_type=CONTENT_TYPE)
 
     def adapter(self) -> Response:
-        """``/anthropic/metrics``: of this worker; keys as operators know them."""
+        """``/anthropic/metrics``: of this worker, ``performance`` of all; keys as operators know them."""
         health = self._health
         bridge = health.bridge()
         traffic = health.traffic()
@@ -98,6 +106,7 @@ class Ops:
                     "retry_budget_left": traffic.retries_left,
                     "targets": [_target(target) for target in traffic.targets],
                 },
+                "performance": self._performance(),
             }
         )
 

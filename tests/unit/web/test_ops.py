@@ -86,7 +86,7 @@ def test_b5_the_adapters_metrics_have_their_exact_shape(app: Flask, upstream: Up
     client.get("/v1/x", buffered=True)
     told = client.get("/anthropic/metrics").json
     assert told is not None
-    assert set(told) == {"timestamp", "adapter_metrics", "router_metrics", "traffic"}
+    assert set(told) == {"timestamp", "adapter_metrics", "router_metrics", "traffic", "performance"}
     adapter = told["adapter_metrics"]
     assert (adapter["status"], adapter["initialized"], adapter["request_count"]) == ("ready", True, 1)
     assert set(adapter["connection_stats"]) == {"hits", "misses", "timeouts"}
