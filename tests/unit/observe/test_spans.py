@@ -268,9 +268,11 @@ def test_a_collector_that_does_not_answer_holds_nobody_up(
 
 def test_the_end_sends_what_there_is_and_comes_once(make: Make, told: list[dict[str, object]]) -> None:
     exporter = Scripted()
+    exporter.gate.clear()
     one = make(exporter, {})  # every five seconds
     one.pump()
     one.observe(record(1))
+    threading.Timer(0.1, exporter.gate.set).start()
     one.stop()
     one.observe(record(2))
     one.stop()

@@ -32,7 +32,10 @@ def test_a_traceparent_is_read() -> None:
     "value",
     [
         "",
-        GOOD.upper(),
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN.upper()}-01",
+        f"00-{TRACE}-{SPAN}-0A",
+        f"0A-{TRACE}-{SPAN}-01",
         f" {GOOD}",
         f"{GOOD} ",
         f"{GOOD}\n",
