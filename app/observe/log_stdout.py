@@ -37,25 +37,24 @@ class Stdout:
     def write(self, lines: Sequence[bytes]) -> None:
         """Write whole lines; never raises for what stdout does."""
         for count, piece in _pieces(lines, self._most_bytes):
-            try:
-                self._put(b"\n" + piece if self._torn else piece)
-                self._torn = False
-            except (
-                OSError,
-                ValueError,
-            ):  # its reader is gone, or the disk is full: the exchange is not to blame
-                self.lost += count
+            self.lost += min(count, self._put(b"\n" + piece if self._torn else piece))
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, piece: bytes) -> int:
+        """Write it, as far as that goes; how many line ends are left over."""
         rest = memoryview(piece)
-        while rest:
-            written = self._sink.write(rest)
-            if not written:
-                raise BlockingIOError("stdout takes nothing now")
-            rest = rest[written:]
-            self._torn = bool(rest)  # until the rest is out; if that fails, the next line starts on a new one
-        if not isinstance(self._sink, RawIOBase):
+        try:
+            while rest:
+                written = self._sink.write(rest)
+                if not written:  # it would have to wait, and must not
+                    break
+                rest = rest[written:]
             self._sink.flush()
+        except (OSError, ValueError):  # its reader is gone, or the disk is full: the exchange is not to blame
+            pass
+        done = len(piece) - len(rest)
+        if done:
+            self._torn = piece[done - 1 : done] != b"\n"  # then the next line starts on a new one
+        return bytes(rest).count(b"\n")
 
 
 def _is_shared_pipe(sink: Any) -> bool:

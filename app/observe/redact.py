@@ -41,13 +41,14 @@ _NAME = (
 NAME: Final = re.compile(rf"(?:{_NAME})\Z", re.IGNORECASE)
 """What the names of secrets end in: ``x-api-key``, ``dbPassword``, ``refresh_token``; not ``max_tokens``."""
 KEY: Final = re.compile(
-    rf"(?P<name>{_NAME})(?P<close>\\{{0,15}}[\"'])?\s{{0,8}}(?:=>|:=|[:=])\s{{0,8}}(?P<open>\\{{0,15}}[\"'])?"
+    rf"(?P<name>{_NAME})(?P<close>\\{{0,15}}[\"'])?\s{{0,8}}(?P<is>=>|:=|[:=])\s{{0,8}}(?P<open>\\{{0,15}}[\"'])?"
 )
 """Such a name in small letters, what stands between it and its value, and the quote that opens that."""
 QUOTES: Final = re.compile(r"[\"']")
 PLAIN_JSON: Final = re.compile(r"[^\s,}\]\"'&]*+")
 PLAIN: Final = re.compile(r"(?:[^\s&\"'\\]|\\[^nrt\"'\\])*+")
 LINE: Final = re.compile(r"(?:[^\r\n\"'\\]|\\[^nr\"'\\])*+")
+FORM: Final = re.compile(r"(?:[^\r\n&\"'\\]|\\[^nr\"'\\])*+")
 BRACKETS: Final = re.compile(r"[\[\]{}\"']")
 
 LOOKS: Final = tuple(
@@ -102,11 +103,11 @@ class Redactor:
             text = text.replace(form, MARK)
         if cut:
             text = self._without_tail(text)
-        text = _without_pem(_without_values(text))
+        text = _without_pem(text)
         for needle, pattern in LOOKS:
             if needle in text:
                 text = pattern.sub(_blank, text)
-        return text
+        return _without_values(text)
 
     def header(self, name: str, value: str) -> str:
         """The value of a header, or what may be shown of it."""
@@ -173,7 +174,7 @@ def _value(text: str, found: re.Match[str]) -> tuple[int, int]:
         return start, _bracket_end(text, start, found["close"] or '"')
     plain = PLAIN_JSON if found["close"] is not None else PLAIN
     if found["close"] is None and found["name"].lower().startswith(("authorization", "cookie")):
-        plain = LINE
+        plain = LINE if ":" in found["is"] else FORM
     match = plain.match(text, start)
     return start, match.end() if match is not None else start
 
@@ -189,8 +190,9 @@ def _string_end(text: str, start: int, opening: str) -> int:
         first = _first_backslash(text, at, start)
         if found[0] != opening[-1] and (found[0] == "'" or first < at):
             continue  # the other kind does not close it; a bare " closes whatever it was in
-        if not _is_escaped(at - first, depth):
-            return first
+        closed = _closed(at - first, depth)
+        if closed is not None:
+            return at - (1 << closed) + 1  # its quote has that many backslashes less one; others are the value's
     return len(text)
 
 
@@ -201,13 +203,16 @@ def _first_backslash(text: str, at: int, start: int) -> int:
     return at
 
 
-def _is_escaped(backslashes: int, depth: int) -> bool:
-    """Whether a quote behind so many backslashes belongs to a string that is ``depth`` strings deep."""
-    for _ in range(depth + 1):
+def _closed(backslashes: int, depth: int) -> int | None:
+    """How deep the string is that a quote behind so many backslashes closes, which is ``depth`` or less deep.
+
+    None: it closes nothing, it belongs to the string.
+    """
+    for level in range(depth + 1):
         if backslashes % 2 == 0:
-            return False
+            return level
         backslashes //= 2
-    return True
+    return None
 
 
 def _bracket_end(text: str, start: int, quote_mark: str) -> int:

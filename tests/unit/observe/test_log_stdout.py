@@ -1,0 +1,101 @@
+"""observe/log_stdout: few writes, whole lines, what is lost is counted.
+
+Runs on: worker.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.observe import log_stdout
+from app.observe.log_stdout import Stdout, _pieces
+
+
+class Raw(io.RawIOBase):
+    """A descriptor that takes so many bytes a write; None blocks, 0 bytes fail."""
+
+    def __init__(self, takes: list[int | None]) -> None:
+        self.takes = takes
+        self.got = b""
+        self.sizes: list[int] = []
+
+    def write(self, data: Any) -> int | None:
+        self.sizes.append(len(data))
+        count = self.takes.pop(0) if self.takes else len(data)
+        if count == 0:
+            raise OSError(28, "No space left on device")
+        if count is not None:
+            count = min(count, len(data))
+            self.got += bytes(data[:count])
+        return count
+
+
+def stdout(monkeypatch: pytest.MonkeyPatch, buffer: object) -> Stdout:
+    monkeypatch.setattr(log_stdout, "sys", SimpleNamespace(stdout=SimpleNamespace(buffer=buffer)))
+    return Stdout()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 60))
+def test_pieces_are_whole_lines_in_order_and_small_enough(lines: list[bytes], most: int) -> None:
+    found = list(_pieces(lines, most))
+    assert b"".join(piece for _, piece in found) == b"".join(lines)
+    assert sum(count for count, _ in found) == len(lines)
+    assert all(len(piece) <= most or count == 1 for count, piece in found)
+
+
+def test_a_pipe_that_workers_share_gets_what_it_takes_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as told, os.fdopen(writer, "wb") as pipe:
+        found = stdout(monkeypatch, pipe)
+        raw = Raw([])
+        found._sink = raw
+        found.write([b"x" * 999 + b"\n"] * 10)
+        assert raw.sizes == [4000, 4000, 2000]
+        assert max(raw.sizes) <= select.PIPE_BUF
+        found._sink = pipe.raw
+        found.write([b"whole\n"])
+        assert told.read(6) == b"whole\n"
+
+
+def test_a_file_gets_all_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    with (tmp_path / "out").open("wb") as file:
+        found = stdout(monkeypatch, file)
+        raw = Raw([])
+        found._sink = raw
+        found.write([b"x" * 999 + b"\n"] * 10)
+    assert raw.sizes == [10_000]
+
+
+def test_what_is_taken_in_parts_is_written_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Raw([3, 1, 2])
+    found = stdout(monkeypatch, SimpleNamespace(raw=raw))
+    found.write([b"one\n", b"two\n"])
+    assert (raw.got, found.lost) == (b"one\ntwo\n", 0)
+
+
+def test_after_a_torn_line_the_next_one_begins_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Raw([6, 0])
+    found = stdout(monkeypatch, SimpleNamespace(raw=raw))
+    found.write([b"one\n", b"two\n"])
+    assert found.lost == 1
+    found.write([b"three\n"])
+    found.write([b"four\n"])
+    assert raw.got == b"one\ntw\nthree\nfour\n"
+
+
+def test_a_full_pipe_that_must_not_be_waited_for_loses_lines_and_counts_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = Raw([None])
+    found = stdout(monkeypatch, SimpleNamespace(raw=raw))
+    found.write([b"one\n", b"two\n"])
+    found.write([b"three\n"])
+    assert (raw.got, found.lost) == (b"three\n", 2)
