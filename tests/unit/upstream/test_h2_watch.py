@@ -272,11 +272,11 @@ def test_an_answer_at_the_last_moment_is_one() -> None:
 
 
 def test_a_connection_that_ended_meanwhile_is_left_alone() -> None:
-    for waited_s in (0.0, DOUBT_S / 2, DOUBT_S + 1.0):
+    for before_s, waited_s in ((0.0, 1.0), (2 * INTERVAL_S, 0.0), (2 * INTERVAL_S, DOUBT_S + 1.0)):
 
-        @scene(answers=False)
-        def _(one: Scene, waited_s: float = waited_s) -> None:
-            one.wait(2 * INTERVAL_S)
+        @scene(answers=False, keepalive_expiry_s=3 * INTERVAL_S)
+        def _(one: Scene, before_s: float = before_s, waited_s: float = waited_s) -> None:
+            one.wait(before_s)
             one.open()
             one.wait(waited_s)
             one.ours.connection_lost(None)
