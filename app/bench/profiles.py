@@ -96,6 +96,7 @@ class Bench:
     def _load(self, load: Load, cell: Cell, text: str) -> Found:
         """One load on a fresh gateway."""
         settings = {**SETTINGS, "WEB_CONCURRENCY": 1, **self._plan.streaming.room, **cell.settings}
+        settings["GUNICORN_CMD_ARGS"] = "--log-level info"  # says where it listens, whatever LOG_LEVEL is
         self._simulator.reset()
         with servers.gateway(self._simulator, self._folder, settings) as gateway:
             target = Target("gateway", "gateway", gateway.url, gateway.pids, headers=CALLER)
