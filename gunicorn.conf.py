@@ -18,7 +18,7 @@ from app.errors import ConfigError
 from app.observe import node_cells
 from app.settings import environment, live_environment, load
 from app.settings_rules import STRANGERS, open_to_strangers
-from app.store import board_file, counters
+from app.store import asking_dir, board_file, counters
 
 
 def _stop(faults: tuple[str, ...]) -> NoReturn:
@@ -76,6 +76,8 @@ def on_starting(server: Any) -> None:
     if settings.gateway_api_keys:
         size_bytes = counters.counters_bytes(len(settings.gateway_api_keys))
         board_file.share(live_environment(), counters.VARIABLE, size_bytes)
+    if settings.gateway_admin_key is not None and asking_dir.share(live_environment()) is None:
+        server.log.warning("%s: none can be made; workers cannot ask each other", asking_dir.VARIABLE)
     if server.cfg.worker_class_str == "sync" and server.timeout == timeout:
         server.timeout = 0  # a sync worker is silent for as long as its request takes
 

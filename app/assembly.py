@@ -47,6 +47,7 @@ from app.upstream.pool import Pool, PoolOptions
 from app.upstream.target import Target
 from app.upstream.target_options import TargetOptions, split, targets_of
 from app.upstream.trust import trust
+from app.web.admin import Remembered
 from app.web.figures import Figures
 from app.web.health import Health
 from app.web.ops import Ops
@@ -78,6 +79,7 @@ class Assembly:
             self._tell,
         )
         self.spans = self._spans()
+        self.remembered = Remembered(settings, _watching(settings, spans=False).capture is not None, self._tell)
         self.monitor = self._monitor()
         self.health = self._health()
         self.gateway = Gateway(
@@ -111,7 +113,7 @@ class Assembly:
             self.life,
             self.log,
             -(-self.settings.initial_pool_size // self.workers) or 1,
-            lambda: self.sharing.degraded or self.limits.degraded,
+            lambda: self.sharing.degraded or self.limits.degraded or self.remembered.asking.degraded,
             Figures() if self.settings.enable_metrics_endpoint else None,
             lambda: self.spans.trouble if self.spans is not None else "",
             lambda: self.monitor.troubles,
@@ -128,11 +130,12 @@ class Assembly:
             settings.max_file_bytes,
             settings.body_timeout_s,
             self.limits.admit if guarded and keys and self.limits.any else None,
+            self.remembered.admin_key,
         )
 
     def _observers(self) -> tuple[Callable[[Record], None], ...]:
         """Are shown the Record of every exchange, while its client waits for the end: they put it aside."""
-        found: list[Callable[[Record], None]] = [self.health.observe, self.log]
+        found: list[Callable[[Record], None]] = [self.health.observe, self.log, *self.remembered.observers]
         if self.settings.enable_metrics_endpoint:
             counting.limit_models(self.settings.metrics_models)
             found.append(counting.observe)
@@ -144,7 +147,7 @@ class Assembly:
 
     def _pumps(self) -> tuple[Callable[[], None], ...]:
         """Do what was put off, every quarter second."""
-        found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump]
+        found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump, *self.remembered.pumps]
         if self.settings.enable_metrics_endpoint:
             found.append(counting.flush)
         if self.settings.enable_performance_monitor:

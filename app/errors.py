@@ -3,7 +3,8 @@
     GatewayError            status, slug (stable, low-cardinality: the metric label), message; cause kept
     ├ ConfigError           start-up only
     ├ RequestError  4xx     InvalidRequest · Unauthenticated · UnknownRoute · MethodNotAllowed
-    │                       BodyTooLarge · BodyTimeout · CallerLimited · UnservedModel · Untranslatable(path)
+    │                       BodyTooLarge · BodyTimeout · CallerLimited · UnservedModel · UnknownRecord
+    │                       Untranslatable(path)
     ├ Refused       503/429 nothing was sent: QueueFull · QueueTimeout · BreakerOpen · NoCredential · Draining
     ├ UpstreamError 502/504 something may have been sent: ConnectFailed · ProtocolBroken · DeadlinePassed
     │                       StreamBroken
@@ -89,6 +90,15 @@ class UnknownRoute(RequestError):
     slug = "unknown_route"
     kind = "not_found_error"
     default = "No such path. Native paths start with /v1/ or /anthropic/."
+
+
+class UnknownRecord(RequestError):
+    """No exchange with the id that was asked for is remembered any more."""
+
+    status = 404
+    slug = "unknown_record"
+    kind = "not_found_error"
+    default = "No exchange with that id is kept."
 
 
 class MethodNotAllowed(RequestError):

@@ -43,6 +43,8 @@ def _without_effect(settings: Settings) -> list[str]:
         or settings.gateway_tokens_per_day
     ):
         found.append("GATEWAY_* limits: they hold per gateway key, and there is none")
+    if settings.gateway_admin_key is not None and settings.recent_records == 0:
+        found.append("GATEWAY_ADMIN_KEY: it opens what is remembered of exchanges, and RECENT_RECORDS is 0")
     return found
 
 
@@ -73,6 +75,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     for path in ("/v1/<penstock_rest:rest>", "/anthropic/<penstock_rest:rest>"):
         add_rule(app.url_map, path, "native")
     app.view_functions["native"] = assembly.proxy.native
+    for path, endpoint, view in assembly.remembered.pages:
+        add_rule(app.url_map, path, endpoint)
+        app.view_functions[endpoint] = view
 
     def failed(error: HTTPException) -> Any:
         from flask import request
@@ -126,7 +131,7 @@ def create_blueprint(
     blueprint = Blueprint(name, "penstock", url_prefix=url_prefix)
     for path, endpoint, view in assembly.ops.routes(assembly.settings.enable_metrics_endpoint):
         blueprint.add_url_rule(path, endpoint, view)
-    mount(blueprint, assembly.proxy, catch_all=url_prefix is not None)
+    mount(blueprint, assembly.proxy, catch_all=url_prefix is not None, pages=assembly.remembered.pages)
     return blueprint
 
 
@@ -168,6 +173,7 @@ def start_worker(worker: Any = None) -> None:
     for assembly in _assembled:
         if worker is not None:
             assembly.workers = worker.cfg.workers
+        assembly.remembered.asking.join()
         assembly.keeper.start(worker)
 
 
@@ -176,6 +182,7 @@ def stop_worker(worker: Any = None) -> None:
     del worker
     for assembly in _assembled:
         assembly.keeper.stop()
+        assembly.remembered.asking.close()
         assembly.sharing.close()
         assembly.limits.close()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from app.errors import Unauthenticated
 
 _LENGTHS = frozenset({len("x-api-key"), len("authorization")})
+_ADMIN_KEY = "The admin key opens the /admin pages only. Present a key for the API."
 _SALT = secrets.token_bytes(16)  # digests of this process say nothing outside of it
 
 
@@ -56,7 +57,19 @@ def authenticate(pairs: Iterable[tuple[str, str]], keys: Iterable[tuple[str, byt
     return names[0]
 
 
-def caller_of(pairs: Iterable[tuple[str, str]]) -> str:
-    """Who sends it, where no gateway key says so: a digest of what is presented, never the thing itself."""
+def caller_of(pairs: Iterable[tuple[str, str]], admin_key: bytes = b"") -> str:
+    """Who sends it, where no gateway key says so: a digest of what is presented, never the thing itself.
+
+    Args:
+        pairs: Headers of the request.
+        admin_key: Opens the operator's pages and nothing else; b"" if there is none.
+
+    Raises:
+        Unauthenticated: The admin key was presented; what callers present goes on to the upstream.
+    """
     keys = presented(pairs)
+    if admin_key:
+        for key in keys:
+            if hmac.compare_digest(key, admin_key):
+                raise Unauthenticated(_ADMIN_KEY)
     return hashlib.blake2b(keys[0], digest_size=8, key=_SALT).hexdigest() if keys else ""

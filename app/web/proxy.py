@@ -11,7 +11,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -68,6 +68,7 @@ class Proxy:
         max_file_bytes: Limit of streamed bodies.
         body_timeout_s: Longest silence while a client sends its body.
         admit: Asks a caller's limits; raises CallerLimited.
+        admin_key: Opens the operator's pages and must not go upstream as a caller's; b"" if there is none.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Proxy:
         max_file_bytes: int,
         body_timeout_s: float,
         admit: Callable[[str], Admission] | None = None,
+        admin_key: bytes = b"",
     ) -> None:
         self._admit = admit
+        self._admin_key = admin_key
         self._gateway = gateway
         self._keys = keys
         self._max_body_bytes = max_body_bytes
@@ -122,7 +125,7 @@ class Proxy:
             if not target:
                 raise UnknownRoute
             check_target(target)
-            caller = authenticate(headers, self._keys) if self._keys else caller_of(headers)
+            caller = authenticate(headers, self._keys) if self._keys else caller_of(headers, self._admin_key)
             endpoint = self._endpoint(target)
             route = endpoint.name
             admission = self._admit(caller) if self._admit is not None else None
@@ -249,13 +252,25 @@ def upstream_target(environ: Environ) -> str:
     return raw if raw.startswith("/v1/") else ""
 
 
-def mount(blueprint: Blueprint, proxy: Proxy, catch_all: bool) -> None:
-    """Route the data plane on ``blueprint``, for every method, without redirects or automatic answers."""
+Routes = Sequence[tuple[str, str, Callable[..., Any]]]
+"""Path, endpoint name and view of each."""
+
+
+def mount(blueprint: Blueprint, proxy: Proxy, catch_all: bool, pages: Routes = ()) -> None:
+    """Route the data plane on ``blueprint``, for every method, without redirects or automatic answers.
+
+    Args:
+        blueprint: Where.
+        proxy: The data plane.
+        catch_all: Every other path is answered, too: there is none.
+        pages: Routed in the same way.
+    """
 
     def add(state: Any) -> None:
         prefix = state.url_prefix or ""
         name = f"{state.name_prefix}.{state.name}".lstrip(".")
         routes: list[tuple[str, str, Callable[..., Any]]] = [
+            *pages,
             ("/v1/<penstock_rest:rest>", "native", proxy.native),
             (f"{_NATIVE}/<penstock_rest:rest>", "native", proxy.native),
         ]
