@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -39,14 +40,21 @@ FIELDS = {
     "client_left",
     "cause",
     "fallback",
+    "router_ms",
+    "connect_ms",
+    "first_event_ms",
+    "usage_complete",
+    "cost_micro_usd",
 }
+OF_STREAMS = {"gaps", "gaps_ms"}
 
 
 def _line(server: Server, request_id: str) -> dict[str, object]:
     """The one line of that request."""
     until(lambda: any(row["request_id"] == request_id for row in server.lines()), 5, "the log line")
     (row,) = [row for row in server.lines() if row["request_id"] == request_id]
-    assert set(row) == FIELDS
+    assert set(row) - OF_STREAMS == FIELDS
+    assert row["stream"] or not OF_STREAMS & set(row)
     datetime.fromisoformat(str(row["time"]))
     return row
 
@@ -140,3 +148,91 @@ def test_no_secret_is_written(farm: Farm, kind: str, simulator: Running) -> None
     assert len(server.lines()) == 17
     for secret in secrets:
         assert secret not in server.output, secret
+
+
+def test_the_level_says_how_severe_it_is(server: Server) -> None:
+    for scenario, level in (("json-0ms", "info"), ("status-400", "info"), ("status-529", "warning")):
+        assert _line(server, post(server.port, scenario).get("x-request-id"))["level"] == level
+    assert _line(server, post(server.port, "reset-3", stream=True).get("x-request-id"))["level"] == "warning"
+
+
+@pytest.mark.parametrize(("level", "statuses"), [("warning", [529]), ("error", [])])
+def test_a_level_that_production_leaves_on(farm: Farm, kind: str, level: str, statuses: list[int]) -> None:
+    with farm.own(kind, "--log-level info", LOG_LEVEL=level) as server:  # gunicorn tells its port at info
+        for scenario in ("json-0ms", "status-529", "status-400"):
+            post(server.port, scenario)
+        server.end()
+    assert [row["status"] for row in server.lines()] == statuses
+    assert not server.lines("worker_started")
+
+
+def test_the_last_lines_of_a_worker_are_written(farm: Farm, kind: str) -> None:
+    """SIGTERM right behind the answers: nothing that waited to be written is lost, and the order is kept."""
+    with farm.own(kind) as server:
+        asked = [post(server.port, "json-0ms").get("x-request-id") for _ in range(20)]
+        assert server.end() == 0
+    assert [row["request_id"] for row in server.lines()] == asked
+    assert len(server.lines("worker_stopped")) == 1
+
+
+def test_a_single_line_does_not_wait_for_others(server: Server) -> None:
+    """A quiet gateway's line is there as soon as its request is over: long before anything else comes."""
+    row = _line(server, post(server.port, "json-0ms").get("x-request-id"))
+    assert row["level"] == "info"
+
+
+def test_connections_are_told_of_under_the_requests_id(farm: Farm, kind: str) -> None:
+    with farm.own(kind, LOG_LEVEL="debug") as server:
+        first, second = (post(server.port, "json-0ms").get("x-request-id") for _ in range(2))
+        until(lambda: server.lines("connection_reused"), 5, "the event")
+        server.end()
+    (opened_row,) = server.lines("connection_opened")
+    assert (opened_row["request_id"], opened_row["level"], opened_row["http_version"]) == (
+        first,
+        "debug",
+        "HTTP/2",
+    )
+    assert opened_row["connect_ms"] >= 0
+    assert opened_row["tls_ms"] > 0
+    assert [row["request_id"] for row in server.lines("connection_reused")] == [second]
+    tries = [row["attempts"][-1] for row in server.lines()]
+    assert [one["connection"] for one in tries] == ["new", "reused"]
+    assert tries[0]["connect_ms"] > 0
+    assert tries[1]["connect_ms"] == 0
+
+
+def test_lines_for_people_have_all_fields(farm: Farm, kind: str) -> None:
+    with farm.own(kind, LOG_FORMAT="console") as server:
+        asked = post(server.port, "json-0ms").get("x-request-id")
+        server.end()
+    (line,) = [line for line in server.output.splitlines() if f"request_id={asked}" in line]
+    for name in FIELDS - {"time", "level", "event"}:
+        assert f" {name}=" in line
+
+
+def test_bodies_are_shown_where_a_switch_asks_for_them_and_secrets_are_not(farm: Farm, kind: str) -> None:
+    upstream, gateway = "sk-ant-upstream-secret-1", "gateway-secret-2"
+    options: dict[str, Any] = {"ANTHROPIC_API_KEY": upstream, "GATEWAY_API_KEYS": gateway, "BODY_LOG_BYTES": 400}
+    switches = {"ENABLE_REQUEST_BODY_LOGGING": "true", "ENABLE_RESPONSE_BODY_LOGGING": "true"}
+    secrets = {
+        "password": "hunter-secret-3",
+        "text": f"my key is {gateway}",
+        "note": "ghp_0123456789abcdefghijSECRET4",
+    }
+    body = message("json-0ms", metadata=secrets, max_tokens=77, system="x" * 300)
+    with farm.own(kind, **options, **switches) as server:
+        headers = (*(pair for pair in USUAL if pair[0] != "x-api-key"), ("x-api-key", gateway))
+        answer = ask(server.port, "/v1/messages", body, headers)
+        row = next(iter(_until_line(server)))
+        server.end()
+    assert set(row) - FIELDS == {"request_body", "response_body"}
+    left_out = len(body) - 400
+    assert f"[cut: {left_out} of {len(body)} bytes are left out]" in row["request_body"]
+    assert row["response_body"].startswith(answer.body.decode()[:50])
+    for secret in (upstream, gateway, "hunter-secret-3", "SECRET4"):
+        assert secret not in server.output, secret
+
+
+def _until_line(server: Server) -> list[dict[str, Any]]:
+    until(server.lines, 5, "a log line")
+    return server.lines()
