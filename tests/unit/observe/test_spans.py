@@ -349,3 +349,18 @@ except ConfigError as error:
         check=True,
     )
     assert done.stdout.strip() == "(\"ENABLE_OTEL=true: takes pip install 'penstock[otel]'.\",)"
+
+
+def test_checking_the_settings_imports_nothing_that_gevent_patches_later() -> None:
+    """gunicorn's arbiter reads them; its workers are patched after the fork."""
+    script = "import sys; from app.settings import load; load(); print('ssl' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={"ENABLE_OTEL": "true", "HOST": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
