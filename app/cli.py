@@ -22,6 +22,7 @@ from app.settings import rows
 ELSEWHERE: Final = {
     "demo": "app.demo",
     "bench": "app.bench.cli",
+    "explain": "app.explain",
     "ledger": "app.ledger_cli",
     "assert-latency": "app.bench.gates_cli:assert_latency",
     "rollout-guard": "app.bench.gates_cli:rollout_guard",

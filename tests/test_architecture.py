@@ -95,6 +95,7 @@ RANK = {
     "bench": 12,
     "demo": 12,
     "ledger_cli": 12,
+    "explain": 12,
     "cli": 13,
     "__main__": 14,
     "wsgi": 14,

@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
 from app.exchange import Record
-from app.observe.logs import fields
+from app.observe.log_line import Clock, fields
 
 TOPIC: Final = "records"
 MOST_LISTED: Final = 100
 MOST_FOUND: Final = 20
 """Of one id: a client may give all its requests the same one."""
+_CLOCK: Final = Clock()  # the log's own: one exchange has one time wherever it is told of
 _SHORT: Final = (
     "time",
     "request_id",
@@ -85,21 +85,16 @@ class Recent:
             rows = [row(record) for record in self.find(request_id)]
         elif isinstance(most, int):
             rows = [_short(row(record)) for record in kept[: min(max(0, most), MOST_LISTED)]]
-        since = _iso(kept[-1].at) if kept else None
+        since = _CLOCK.text(kept[-1].at) if kept else None
         return {"worker": os.getpid(), "kept": len(kept), "since": since, "records": rows}
 
 
 def row(record: Record) -> dict[str, Any]:
     """The log line's fields, its ``time``, and the pid of the worker that served it."""
-    found: dict[str, Any] = {"time": _iso(record.at), "worker": os.getpid(), **fields(record)}
+    found: dict[str, Any] = {"time": _CLOCK.text(record.at), "worker": os.getpid(), **fields(record)}
     found["tokens"] = dict(record.tokens)
     return found
 
 
 def _short(whole: dict[str, Any]) -> dict[str, Any]:
     return {name: whole[name] for name in _SHORT} | {"tries": len(whole["attempts"])}
-
-
-def _iso(at: float) -> str:
-    """``2026-11-21T09:30:00.123456Z``, as the log has it."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

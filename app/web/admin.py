@@ -18,6 +18,7 @@ from typing import Any, Final
 from flask import Response, request
 
 from app.errors import GatewayError, InvalidRequest, MethodNotAllowed, Unauthenticated, UnknownRecord
+from app.observe.lookup import ID, NO_ID
 from app.observe.recent import MOST_LISTED, TOPIC, Recent
 from app.settings import Settings, environment
 from app.store import asking_dir
@@ -27,11 +28,9 @@ from app.web.auth import authenticate
 from app.web.proxy import request_headers, request_id_of
 from app.web.render import render_error
 
-_ID: Final = re.compile(r"[A-Za-z0-9+/=_-]{1,200}")
 _LISTED: Final = 20
 _LIMIT: Final = re.compile(r"[0-9]{1,3}")
 _WRONG_KEY: Final = "Present the gateway's admin key as x-api-key or as Authorization: Bearer."
-_NO_ID: Final = "A request id has 1 to 200 characters, of these: A-Z a-z 0-9 + / = _ -"
 
 Answer = Callable[[Any], dict[str, Any]]
 
@@ -115,8 +114,8 @@ class Admin:
         return True
 
     def _one(self, request_id: str) -> dict[str, Any]:
-        if not _ID.fullmatch(request_id):
-            raise InvalidRequest(_NO_ID)
+        if not ID.fullmatch(request_id):
+            raise InvalidRequest(NO_ID)
         found = self._gathered({"id": request_id})
         if not found["records"]:
             raise UnknownRecord(_not_kept(found))
