@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.e2e.servers import ROOT, answers, free_port, until
+from tests.e2e.servers import ROOT, free_port, until
 
 DEPLOY = ROOT / "deploy"
 START_S = 20.0
@@ -80,6 +80,14 @@ class Prometheus:
         data = self.get("query_range", query=query, start=f"{start_s:.3f}", end=f"{end_s:.3f}", step="1")
         return [Series(one["metric"], _numbers(one["values"])) for one in data["result"]]
 
+    def is_ready(self) -> bool:
+        """Whether it serves queries; it listens before that, and answers 503."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=5):
+                return True
+        except OSError:
+            return False
+
     def is_up(self) -> bool:
         """Whether its targets have been scraped."""
         found = self.get("targets", state="active")["activeTargets"]
@@ -108,7 +116,7 @@ def scraping(target: str, folder: Path) -> Iterator[Prometheus]:
         )
     server = Prometheus(port, process, log)
     try:
-        until(lambda: process.poll() is not None or answers(port, "/-/ready"), START_S, "Prometheus")
+        until(lambda: process.poll() is not None or server.is_ready(), START_S, "Prometheus")
         assert process.poll() is None, log.read_text(encoding="utf-8")
         until(server.is_up, START_S, "a first scrape")
         yield server
