@@ -6,8 +6,12 @@ Runs on: worker.
 from __future__ import annotations
 
 import io
+import json
 import os
 import select
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +21,21 @@ from hypothesis import strategies as st
 
 from app.observe import log_stdout
 from app.observe.log_stdout import Stdout, _pieces
+
+ROOT = Path(__file__).resolve().parents[3]
+# One of several workers with one stdout.
+WORKER = """
+import json, sys
+from app.observe.log_stdout import Stdout
+out = Stdout()
+pad = "x" * 400
+lines = [json.dumps({"by": sys.argv[1], "n": n, "pad": pad}).encode() + b"\\n" for n in range(64 * 40)]
+out.write([b"ready\\n"])
+sys.stdin.readline()  # all begin at once, and the pipe is full soon
+for batch in range(40):
+    out.write(lines[batch * 64 : batch * 64 + 64])
+assert out.lost == 0
+"""
 
 
 class Raw(io.RawIOBase):
@@ -99,3 +118,25 @@ def test_a_full_pipe_that_must_not_be_waited_for_loses_lines_and_counts_them(
     found.write([b"one\n", b"two\n"])
     found.write([b"three\n"])
     assert (raw.got, found.lost) == (b"three\n", 2)
+
+
+def test_workers_that_share_a_pipe_tear_no_line_of_each_other() -> None:
+    """Not even while it is full, which is when the kernel splits what is larger than PIPE_BUF."""
+    reader, writer = os.pipe()
+    begin, begun = os.pipe()
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, name], cwd=ROOT, stdin=begin, stdout=writer)
+        for name in ("p", "q", "r")
+    ]
+    os.close(begin)
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as told:
+        ready = b""
+        while ready.count(b"\n") < len(workers):
+            ready += told.read(6)
+        os.close(begun)
+        text = b"".join(iter(lambda: told.read(1500), b""))  # a little at a time: it is full all the time
+    assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    rows = [json.loads(line) for line in text.splitlines()]
+    for name in ("p", "q", "r"):
+        assert [row["n"] for row in rows if row["by"] == name] == list(range(40 * 64))
