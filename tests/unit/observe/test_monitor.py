@@ -296,11 +296,12 @@ def test_b44_what_applications_call(ours: PerformanceMonitor) -> None:
     ours._watch.callbacks.clear()
 
 
-def test_b44_what_nobody_adds_up_is_bounded(ours: PerformanceMonitor) -> None:
+def test_b44_what_nobody_adds_up_is_bounded(clock: Clock) -> None:
+    alone = PerformanceMonitor(clock)
     for _ in range(module._BACKLOG + 5):
-        track_request("report", 1.0)
-    assert len(ours._tracked) == 5
-    assert get_current_metrics()["windows"]["1h"]["tracked"]["report"]["requests"] == module._BACKLOG + 5
+        alone.track(Tracked("report", 1.0, ""))
+    assert len(alone._tracked) == 5
+    assert alone.snapshot()["windows"]["1h"]["tracked"]["report"]["requests"] == module._BACKLOG + 5
 
 
 def test_b44_threads_lose_nothing(ours: PerformanceMonitor) -> None:

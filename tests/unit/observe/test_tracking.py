@@ -80,6 +80,21 @@ def test_b44_as_a_decorator_of_calls_that_overlap() -> None:
     assert (work.__name__, work.__doc__) == ("work", "What it does.")
 
 
+def test_b44_calls_within_calls_have_a_time_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Tracked] = []
+    instants = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr("app.observe.tracking.time.monotonic", lambda: next(instants))
+
+    @Timed("report", found.append)
+    def work(deeper: int) -> None:
+        if deeper:
+            work(deeper - 1)
+
+    work(1)
+    monkeypatch.undo()
+    assert [one.ms for one in found] == [10_000.0, 30_000.0]
+
+
 def test_b44_what_works_after_its_call_is_refused() -> None:
     found: list[Tracked] = []
 
