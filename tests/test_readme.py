@@ -8,10 +8,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.cli import markdown_table
+from app.exchange import Attempt, Record
+from app.observe.explained import explained
+from app.observe.log_line import fields
+from app.observe.monitor import PerformanceMonitor
 from app.settings import PROFILES, load, rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +47,38 @@ def test_the_json_example_loads(tmp_path: Path) -> None:
     settings = load({"PENSTOCK_CONFIG": str(path), **keys})
     assert [key.name for key in settings.anthropic_api_keys] == ["key-1", "batch"]
     assert json.loads(found[1])["config"]["initial_pool_size"] == settings.initial_pool_size
+
+
+def _logged() -> dict[str, Any]:
+    found = re.search(r"```json\n(\{\"request_id\".*?)\n```", README, re.DOTALL)
+    assert found
+    row: dict[str, Any] = json.loads(found[1])
+    return row
+
+
+def test_the_log_line_has_the_fields_that_are_logged() -> None:
+    row = _logged()
+    attempts = tuple(Attempt(**attempt) for attempt in row["attempts"])
+    known = {name: value for name, value in row.items() if name in Record._fields} | {"attempts": attempts}
+    logged = fields(Record(**known)) | {"event": "exchange", "level": "info", "time": row["time"]}
+    assert list(logged.items()) == list(row.items())
+    for name in re.findall(r"^\| (`[^|]+`) \| ", README.partition("| field | meaning |")[2], re.MULTILINE)[:11]:
+        assert set(re.findall(r"`(\w+)`", name)) <= set(row), name
+
+
+def test_explain_prints_what_is_shown() -> None:
+    found = re.search(r"```text\n\$ penstock explain (\S+)\n(.*?)\n```", README, re.DOTALL)
+    assert found
+    row = _logged()
+    assert found[1] == row["request_id"]
+    shown = [line for line in found[2].splitlines() if line and line != "  ..."]
+    printed = [line for line in explained(row).splitlines() if line in shown]
+    assert printed == shown
+
+
+def test_the_windows_are_named_as_shown() -> None:
+    (name,) = re.findall(r'get_current_metrics\(\)\["windows"\]\["(\w+)"\]', README)
+    assert name in PerformanceMonitor().snapshot()["windows"]
 
 
 def test_variables_named_in_the_prose_exist() -> None:
