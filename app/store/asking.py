@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -40,6 +41,7 @@ MOST_OPEN: Final = 8
 MOST_QUESTION_BYTES: Final = 4096
 MOST_ANSWER_BYTES: Final = 1 << 20
 _POLL_S: Final = 0.02
+_LIFE_TURNS: Final = 10  # of the asker's polls: then it sees who has died meanwhile
 _SETTLED_S: Final = 0.1  # a time stamp this old will not be given to another change of the directory
 _NAME: Final = re.compile(
     r"(?:q-(?P<asked_on>[0-9a-f]{16})-(?P<asked>[0-9a-f]{32})"
@@ -230,17 +232,18 @@ class Asking:
 
     def _gathered(self, question: str, waited_for: set[str]) -> Iterator[Any]:
         until = time.monotonic() + WAIT_S
-        while waited_for:
+        for turn in itertools.count(1):
             for member in sorted(waited_for):
                 raw = _read(self._path(f"a-{question}-{member}"), MOST_ANSWER_BYTES)
                 if raw is not None:
                     waited_for.discard(member)
                     if found := _object(raw):
                         yield found
-            if time.monotonic() >= until:
+            if turn % _LIFE_TURNS == 0:
+                waited_for &= self._living(self._names())
+            if not waited_for or time.monotonic() >= until:
                 return
-            if waited_for:
-                time.sleep(_POLL_S)
+            time.sleep(_POLL_S)
 
     def _living(self, names: list[str]) -> set[str]:
         """The other members of this channel; the files of those that are gone are removed."""

@@ -150,6 +150,24 @@ def test_one_who_was_killed_is_not_asked_again(node: Node, short: None) -> None:
     assert len(node.names("m-")) == 1, "its file is gone, too"
 
 
+def test_one_who_dies_while_it_is_asked_is_waited_for_no_longer(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "WAIT_S", 60.0)
+    held = subprocess.Popen([sys.executable, "-c", HELD, str(node.folder)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert held.stdout is not None
+    assert held.stdout.readline() == b"there\n"
+    asker, found = node.member(), []
+    thread = threading.Thread(target=lambda: found.append(asker.ask("t", "x")), daemon=True)
+    thread.start()
+    while not node.names("q-"):
+        time.sleep(0.005)
+    held.send_signal(signal.SIGKILL)
+    held.communicate()
+    thread.join(20.0)
+    assert [(one.asked, one.answers) for one in found] == [(1, ())]
+
+
 def test_a_new_worker_clears_up_after_those_who_died(node: Node) -> None:
     (node.folder / f"m-{'0' * 16}-123-{'a' * 8}").touch()
     node.member()
