@@ -45,6 +45,8 @@ def _without_effect(settings: Settings) -> list[str]:
         found.append("GATEWAY_* limits: they hold per gateway key, and there is none")
     if settings.gateway_admin_key is not None and settings.recent_records == 0:
         found.append("GATEWAY_ADMIN_KEY: it opens what is remembered of exchanges, and RECENT_RECORDS is 0")
+    if settings.alert_webhook_url is not None and not settings.enable_performance_monitor:
+        found.append("ALERT_WEBHOOK_URL: there are no alerts with ENABLE_PERFORMANCE_MONITOR=false")
     return found
 
 

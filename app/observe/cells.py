@@ -140,9 +140,6 @@ class Cell:
         self.exchanges: dict[str, Series] = {}
         self.tracked: dict[str, Series] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self.exchanges or self.tracked)
-
     def add(self, other: Cell) -> None:
         """What ``other`` holds, too."""
         for mine, theirs in ((self.exchanges, other.exchanges), (self.tracked, other.tracked)):

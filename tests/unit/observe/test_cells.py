@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 
@@ -158,6 +159,21 @@ def test_b44_a_cell_that_does_not_fit_gets_coarser_and_keeps_its_counts(limit: i
     assert (found[0], whole.requests, whole.failed, sum(whole.bins.values())) == (5, 6000, 60, 6000)
     if limit == 1500:
         assert whole.quantiles(0.5)[0] == pytest.approx(0.01 * 1.03**300, rel=0.5)
+
+
+def test_b44_where_the_names_alone_do_not_fit_they_become_one() -> None:
+    cell = Cell()
+    for number in range(25):
+        name = hashlib.sha512(bytes([number])).hexdigest()[:100]
+        cell.exchanges[name] = Series(10, {name[::-1]: 2}, bins([float(number + 1)] * 10))
+        cell.tracked[name] = Series(3, {}, {})
+    found = decode(encode(5, cell, 2040))
+    assert found is not None
+    exchanges, tracked = found[1].exchanges, found[1].tracked
+    assert (set(exchanges), set(tracked)) == ({"other"}, {"other"})
+    assert (exchanges["other"].requests, exchanges["other"].failures) == (250, {"other": 50})
+    assert (tracked["other"].requests, tracked["other"].failures) == (75, {})
+    assert exchanges["other"].quantiles(0.5)[0] == pytest.approx(13, rel=0.01)
 
 
 def test_b44_a_cell_of_another_version_is_left_alone() -> None:
