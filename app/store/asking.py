@@ -211,11 +211,10 @@ class Asking:
         data = json.dumps(self._topics[topic](asked.get("argument"))).encode()
         if len(data) > MOST_ANSWER_BYTES:
             data = b"null"
-        if self._path(name).exists():
-            answer = f"a-{question}-{self._member}"
-            self._write(answer, data)
-            if not self._path(name).exists():  # the asker has cleared up in between
-                self._path(answer).unlink(missing_ok=True)
+        answer = f"a-{question}-{self._member}"
+        self._write(answer, data)
+        if not self._path(name).exists():  # the asker has cleared up in between
+            self._path(answer).unlink(missing_ok=True)
 
     def _answers(self, data: bytes, others: set[str]) -> tuple[Any, ...]:
         """Put the question, gather the answers, and leave nothing behind."""

@@ -61,10 +61,10 @@ def _sweep(folder: str) -> None:
             about = left.lstat()
             if about.st_uid != os.geteuid() or time.time() - about.st_mtime < _YOUNG_S:
                 continue
-            held = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            held = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left)
+                shutil.rmtree(left)  # which follows no link
             finally:
                 os.close(held)
 

@@ -107,7 +107,7 @@ def test_of_nonsense_nothing_is_known(argument: Any) -> None:
 
 
 def test_others_may_append_while_one_looks() -> None:
-    recent, over = kept(500, *(record(str(n)) for n in range(500))), threading.Event()
+    recent, over = kept(20_000, *(record(str(n)) for n in range(20_000))), threading.Event()
 
     def append() -> None:
         while not over.is_set():
@@ -118,8 +118,8 @@ def test_others_may_append_while_one_looks() -> None:
     sys.setswitchinterval(1e-6)
     thread.start()
     try:
-        for _ in range(300):
-            assert len(recent.latest()) == 500
+        for _ in range(100):
+            assert len(recent.latest()) == 20_000
     finally:
         over.set()
         thread.join()

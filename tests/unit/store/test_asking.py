@@ -122,9 +122,17 @@ def test_several_may_ask_at_once(node: Node) -> None:
 
 def test_who_has_another_word_neither_hears_nor_is_counted(node: Node, short: None) -> None:
     heard: list[Any] = []
-    node.member(lambda said: heard.append(said), channel=b"other", looks=True)
-    found = node.member().ask("t", "x")
-    assert (found.asked, found.answers, heard) == (0, (), [])
+    other = node.member(lambda said: heard.append(said), channel=b"other")
+    member = node.member()
+    assert node.member(channel=b"third").ask("t", "x") == ((), 0, "")
+
+    def answer(said: Any) -> Any:
+        other.pump()
+        return {"said": said}
+
+    node.member(answer, looks=True)
+    found = member.ask("t", "x")
+    assert (found.asked, found.answers, heard) == (1, ({"said": "x"},), [])
 
 
 def test_who_does_not_look_is_waited_for_no_longer_than_said(node: Node, short: None) -> None:
@@ -208,9 +216,23 @@ def test_so_many_questions_at_once_and_no_more(node: Node, short: None) -> None:
 
 
 def test_too_long_an_answer_is_none(node: Node) -> None:
+    member = node.member(lambda _: {"long": "x" * MOST_ANSWER_BYTES})
+    channel = node.names("m-")[0].split("-")[1]
+    node.put("q", data=b'{"topic": "t", "asker": "x"}', channel=channel)
+    member.pump()
+    (answer,) = node.names("a-")
+    assert (node.folder / answer).read_bytes() == b"null", "not even written"
+    member.close()
     node.member(lambda _: {"long": "x" * MOST_ANSWER_BYTES}, looks=True)
     found = node.member().ask("t", "x")
     assert (found.asked, found.answers) == (1, ())
+
+
+def test_no_more_is_read_than_was_said(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"1234")
+    assert [asking._read(path, most) for most in (3, 4)] == [None, b"1234"]
+    assert asking._read(tmp_path / "missing", 1) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import Client, TestResponse
 
-from app.factory import GatewayMiddleware, create_app, create_blueprint
+from app.factory import GatewayMiddleware, _without_effect, create_app, create_blueprint
 from app.settings import Settings
 from app.store import asking
 from app.store.asking import Asked
@@ -272,3 +272,17 @@ def test_what_all_workers_know_comes_newest_first(settings: Make) -> None:
     assert (found["workers_asked"], found["workers_answered"]) == (4, 3)
     assert "note" not in found
     assert [row["time"] for row in json.loads(latest.data)["records"]] == ["2026-03", "2026-02"]
+
+
+def test_workers_that_cannot_ask_each_other_are_no_secret(client: FlaskClient) -> None:
+    client.application.extensions["penstock"].remembered.asking.degraded = "the other workers cannot be asked: x"
+    ready = client.get("/ready")
+    assert ready.json is not None
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded")
+    assert "the other workers cannot be asked: x" in ready.json["reasons"]
+
+
+def test_a_key_that_opens_nothing_is_said_so(settings: Make) -> None:
+    (said,) = _without_effect(settings(GATEWAY_ADMIN_KEY=KEY, RECENT_RECORDS="0"))
+    assert said.startswith("GATEWAY_ADMIN_KEY: ") and "RECENT_RECORDS" in said and KEY not in said
+    assert _without_effect(settings(GATEWAY_ADMIN_KEY=KEY)) == _without_effect(settings(RECENT_RECORDS="0")) == []
