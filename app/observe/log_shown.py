@@ -11,7 +11,6 @@ from typing import Final
 from app.exchange import Captured, Headers, Record
 from app.observe.redact import Redactor
 
-_LONGEST_CHARACTER_BYTES = 4
 _KINDS: Final = (
     (b"\x1f\x8b", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
@@ -100,8 +99,7 @@ def _text(start: bytes, cut: bool) -> str | None:
     try:
         return start.decode()
     except UnicodeDecodeError as error:
-        at_end = error.start > len(start) - _LONGEST_CHARACTER_BYTES
-        if cut and at_end and error.reason == "unexpected end of data":
+        if cut and error.reason == "unexpected end of data":
             return start[: error.start].decode()
         return None
 

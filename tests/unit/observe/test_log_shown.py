@@ -75,6 +75,10 @@ def test_half_a_character_in_the_middle_is_no_text() -> None:
     assert body("€".encode()[:2] + b"abc", 10, 5, PLAIN) == "[binary: 10 bytes]"
 
 
+def test_half_a_character_at_the_end_of_a_whole_body_is_no_text() -> None:
+    assert body(b"abc" + "€".encode()[:2], 5, 100, PLAIN) == "[binary: 5 bytes]"
+
+
 def test_a_secret_at_the_cut_is_not_shown() -> None:
     assert body(b'{"x":"my-own-', 40, 13, Redactor(["my-own-secret"])).startswith('{"x":"[redacted][cut')
     assert body(b'{"password":"hun', 40, 16, PLAIN).startswith('{"password":"[redacted][cut')

@@ -189,6 +189,15 @@ def test_the_keeper_writes_what_waits(sink: Sink, watch: Watch) -> None:
     assert sink.writes == 2
 
 
+def test_a_tick_that_had_nothing_to_write_delays_no_line(tmp_path: Path, sink: Sink, watch: Watch) -> None:
+    log = pumped(files=made(tmp_path))
+    log(RECORD)
+    watch.now += 1.0
+    log.pump()
+    log(RECORD)
+    assert len(sink.rows()) == 2
+
+
 def test_as_many_as_may_wait_are_written(sink: Sink, watch: Watch) -> None:
     log = pumped()
     for _ in range(1 + 64):
@@ -201,6 +210,8 @@ def test_bodies_do_not_pile_up(sink: Sink, watch: Watch) -> None:
     log(RECORD)
     log(RECORD._replace(captured=Captured(request_body=b"x" * 65_535)))
     assert len(sink.rows()) == 1
+    log(RECORD._replace(captured=Captured(request_body=b"x")))
+    assert len(sink.rows()) == 3
     log(RECORD._replace(captured=Captured(request_body=b"x")))
     assert len(sink.rows()) == 3
 
