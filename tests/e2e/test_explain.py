@@ -44,12 +44,18 @@ def kept_by(side: Side, request_id: str) -> Answer:
     return side.raw.ask(f"/admin/records/{request_id}", None, ADMIN)
 
 
-def post(side: Side, number: int, scenario: str = "json-0ms", stream: bool = False) -> str:
+def post(server: Server, side: Side, number: int) -> str:
     """One exchange served by this worker; its id."""
     request_id = f"a-request-of-worker-{side.pid}-{number}"
-    answer = side.raw.ask("/v1/messages", message(scenario, stream=stream), (*USUAL, ("x-request-id", request_id)))
+    answer = side.raw.ask("/v1/messages", message("json-0ms"), (*USUAL, ("x-request-id", request_id)))
     assert answer.get("x-request-id") == request_id
+    settled(server, request_id)
     return request_id
+
+
+def settled(server: Server, request_id: str) -> None:
+    """Wait until an exchange is over for the gateway, too: its client has the answer a little earlier."""
+    until(lambda: any(row["request_id"] == request_id for row in server.lines()), 5, "its log line")
 
 
 def directory(server: Server) -> Path:
@@ -87,7 +93,7 @@ def both(server: Server) -> Iterator[list[Side]]:
 def test_each_worker_tells_of_what_the_other_served(crew: Server, measured: Measured) -> None:
     with both(crew) as (one, two):
         for number in range(3):
-            ids = [post(one, number), post(two, number)]
+            ids = [post(crew, one, number), post(crew, two, number)]
             for side in (one, two):
                 for served_by, request_id in zip((one, two), ids, strict=True):
                     began = time.monotonic()
@@ -110,7 +116,8 @@ def test_explain_tells_what_the_log_line_tells(crew: Server) -> None:
     for request_id in ids:
         headers = (*USUAL, ("x-request-id", request_id))
         ask(crew.port, "/v1/messages", message("json-0ms"), headers)
-    until(lambda: {row["request_id"] for row in crew.lines()} >= set(ids), 5, "the log lines")
+    for request_id in ids:
+        settled(crew, request_id)
     lines = {row["request_id"]: row for row in crew.lines()}
     for request_id in ids:
         told = explain(crew, request_id, "--json", "--url", crew.url)
@@ -134,6 +141,7 @@ def test_a_stream_with_a_retry_is_told_from_the_log_and_from_the_worker(crew: Se
     request_id = f"a-request-in-several-tries-{crew.kind}"
     headers = (*USUAL, ("x-request-id", request_id))
     assert ask(crew.port, "/v1/messages", message("status-529"), headers).status == 529
+    settled(crew, request_id)
     asked = explain(crew, request_id)
     assert asked.returncode == 0, asked.stderr
     assert asked.stdout.startswith("POST /v1/messages: 529")
@@ -196,7 +204,7 @@ def test_the_admin_key_goes_nowhere(crew: Server, simulator: Running) -> None:
 
 def test_a_killed_workers_records_are_gone_and_nobody_waits_for_it(crew: Server, measured: Measured) -> None:
     with both(crew) as (one, two):
-        lost, kept = post(one, 1000), post(two, 1000)
+        lost, kept = post(crew, one, 1000), post(crew, two, 1000)
         os.kill(one.pid, signal.SIGKILL)
         began = time.monotonic()
         answer = kept_by(two, lost)
@@ -215,7 +223,7 @@ def test_a_killed_workers_records_are_gone_and_nobody_waits_for_it(crew: Server,
 
 def test_a_worker_that_stands_still_is_waited_for_so_long_and_no_longer(crew: Server, measured: Measured) -> None:
     with both(crew) as (one, two):
-        request_id = post(two, 2000)
+        request_id = post(crew, two, 2000)
         os.kill(one.pid, signal.SIGSTOP)
         try:
             began = time.monotonic()
@@ -235,6 +243,7 @@ def test_a_reload_keeps_them_talking(crew: Server) -> None:
     until(lambda: {row["pid"] for row in crew.lines("worker_started")} >= set(crew.workers()), 15, "their start")
     request_id = f"a-request-after-a-reload-{crew.kind}"
     ask(crew.port, "/v1/messages", message("json-0ms"), (*USUAL, ("x-request-id", request_id)))
+    settled(crew, request_id)
     for _ in range(4):
         found = shown(crew, request_id).json()
         assert (len(found["records"]), found["workers_answered"]) == (1, 2)
@@ -253,6 +262,7 @@ def test_without_our_configuration_it_says_that_it_knows_of_itself_alone(farm: F
     with farm.own("gthread", args=args, GATEWAY_ADMIN_KEY=ADMIN_KEY) as server:
         request_id = "a-request-without-a-directory"
         ask(server.port, "/v1/messages", message("json-0ms"), (*USUAL, ("x-request-id", request_id)))
+        until(lambda: shown(server, request_id).status == 200, 5, "its record")
         found = shown(server, request_id).json()
         assert (found["workers_asked"], found["workers_answered"]) == (1, 1)
         assert "were not asked" in found["note"]
