@@ -9,6 +9,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -105,11 +106,9 @@ def holder(pids: Iterable[int], server_port: int, client_port: int, proc: Path =
 def _links(folder: Path) -> set[str]:
     """What the file descriptors of a process lead to."""
     found = set()
-    try:
-        for entry in os.scandir(folder):
+    with suppress(OSError), os.scandir(folder) as entries:  # closed meanwhile
+        for entry in entries:
             found.add(str(Path(entry.path).readlink()))
-    except OSError:
-        return found  # closed meanwhile
     return found
 
 

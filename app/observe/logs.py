@@ -68,6 +68,7 @@ _WARNINGS: Final = frozenset(
         "alert_firing",
         "alert_resolved",
         "alert_undelivered",
+        "asking_unavailable",
         "alert_callback_failed",
         "performance_not_shared",
     }
