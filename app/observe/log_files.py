@@ -141,23 +141,16 @@ class LogFile:
 
     def __init__(self, file: RotatedFile) -> None:
         self._file = file
+        self._new: list[bytes] = []
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._waiting_bytes = 0
         self.name = file.path.name
         self.lost = 0
         self.trouble = ""
 
-    def add(self, lines: list[bytes]) -> None:
-        """Have these lines written with the next flush."""
-        if not lines:
-            return
-        data = b"".join(lines)
-        self._waiting.append((len(lines), data))
-        self._waiting_bytes += len(data)
-        while self._waiting_bytes > BACKLOG_BYTES and len(self._waiting) > 1:
-            count, oldest = self._waiting.popleft()
-            self._waiting_bytes -= len(oldest)
-            self.lost += count
+    def add(self, line: bytes) -> None:
+        """Have this line written with the next flush."""
+        self._new.append(line)
 
     def flush(self, wait_s: float = 0.0) -> None:
         """Write what waits, if that can be done now; else it stays.
@@ -165,6 +158,8 @@ class LogFile:
         Args:
             wait_s: How long to try again while another process has the file.
         """
+        if self._new:
+            self._gather()
         until = time.monotonic() + wait_s if wait_s else 0.0
         while self._waiting:
             data = self._waiting[0][1]
@@ -183,9 +178,21 @@ class LogFile:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(data)
 
+    def _gather(self) -> None:
+        """Make the new lines one write; where too much waits, the oldest writes are given up."""
+        data = b"".join(self._new)
+        self._waiting.append((len(self._new), data))
+        self._new.clear()
+        self._waiting_bytes += len(data)
+        while self._waiting_bytes > BACKLOG_BYTES and len(self._waiting) > 1:
+            count, oldest = self._waiting.popleft()
+            self._waiting_bytes -= len(oldest)
+            self.lost += count
+
     def close(self) -> None:
         """Let go of the file; what still waits is lost."""
-        self.lost += sum(count for count, _ in self._waiting)
+        self.lost += sum(count for count, _ in self._waiting) + len(self._new)
+        self._new.clear()
         self._waiting.clear()
         self._waiting_bytes = 0
         self._file.close()

@@ -1,7 +1,7 @@
 """Write one JSON line per exchange, and a line for each event of the bridge and the pools (B40).
 
     record, event ──queue──> flush ──> stdout, performance.json, errors.json, requests.json
-                               ^ at once: if nothing was written for 50 ms, for an error, when 64 wait
+                               ^ at once: if nothing was written for 50 ms, for an error, when 16 wait
                                | else:    the keeper's next tick, a quarter second at most
 
 Lines wait unformatted, for a write costs more than a line does. A worker that is killed (SIGKILL, out of memory)
@@ -36,7 +36,7 @@ from app.observe.redact import Redactor
 
 QUIET_S: Final = 0.05
 _URGENT_S: Final = 0.005  # a storm of refusals must not cost a write each
-_MOST_LINES: Final = 64
+_MOST_LINES: Final = 16  # of 64 the C library gives the memory back each time: measured, twice the time a line
 _MOST_BYTES: Final = 65_536
 _MOST_WAITING: Final = 20_000  # lines, where stdout takes nothing and other threads go on
 _MOST_TURNS: Final = 3  # then somebody else's request may write
@@ -236,7 +236,7 @@ class ExchangeLog:
     def _event(self, level: int, told: _Told) -> bytes:
         written = line(told)
         if self._files is not None and level >= WARNING:
-            self._files.errors.add([written])
+            self._files.errors.add(written)
         return written if self._console is None else self._for_people(told)
 
     def _exchange(self, level: int, record: Record) -> bytes:
@@ -245,13 +245,13 @@ class ExchangeLog:
         written = line(told)
         files, kept = self._files, record.captured
         if files is not None:
-            files.performance.add([written])
+            files.performance.add(written)
             if level >= WARNING:
-                files.errors.add([written])
+                files.errors.add(written)
         if kept is not None:
             seen = bodies(record, self._shown, self._redactor)
             if files is not None and files.requests is not None:
-                files.requests.add([line({**told, **headers(kept, self._redactor), **seen})])
+                files.requests.add(line({**told, **headers(kept, self._redactor), **seen}))
             elif seen:
                 told |= seen
                 written = line(told)

@@ -30,7 +30,7 @@ path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 file = LogFile(RotatedFile(path, 4096, 500))
 sys.stdin.readline()
 for number in range(count):
-    file.add([json.dumps({"by": name, "n": number, "pad": "x" * (number % 300)}).encode() + b"\\n"])
+    file.add(json.dumps({"by": name, "n": number, "pad": "x" * (number % 300)}).encode() + b"\\n")
     if number % 3 == 0:
         file.flush()
 file.flush(10.0)
@@ -116,11 +116,11 @@ def test_processes_that_rotate_at_once_lose_and_tear_nothing(tmp_path: Path) -> 
 
 def test_who_finds_the_file_taken_does_not_wait(tmp_path: Path) -> None:
     file = LogFile(RotatedFile(tmp_path / "a.json", 1000, 2))
-    file.add([b"1\n"])
+    file.add(b"1\n")
     file.flush()
     with (tmp_path / "a.json").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        file.add([b"2\n"])
+        file.add(b"2\n")
         file.flush()
         file.flush(0.002)
         assert (tmp_path / "a.json").read_bytes() == b"1\n"
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_no_half_line_and_the_lines_wait(
 ) -> None:
     path = tmp_path / "a.json"
     file = LogFile(RotatedFile(path, 1000, 2))
-    file.add([b"before\n"])
+    file.add(b"before\n")
     file.flush()
     real, room = os.write, 10
 
@@ -204,12 +204,13 @@ def test_a_full_disk_leaves_no_half_line_and_the_lines_wait(
         return real(fd, data[:taken])
 
     monkeypatch.setattr("app.observe.log_files.os.write", write)
-    file.add([b"0123456789\n", b"more\n"])
+    file.add(b"0123456789\n")
+    file.add(b"more\n")
     file.flush()
     assert path.read_bytes() == b"before\n"
     assert file.trouble == "No space left on device"
     room = 1000
-    file.add([b"after\n"])
+    file.add(b"after\n")
     file.flush()
     assert path.read_bytes() == b"before\n0123456789\nmore\nafter\n"
     assert (file.trouble, file.lost) == ("", 0)
@@ -221,15 +222,18 @@ def test_what_waits_for_a_disk_is_bounded_and_the_newest(tmp_path: Path, monkeyp
     blocked.write_text("")
     file = LogFile(RotatedFile(blocked / "a.json", 1000, 2))
     for number in range(4):
-        file.add([f"a{number}\n".encode(), f"b{number}\n".encode()])
+        file.add(f"a{number}\n".encode())
+        file.add(f"b{number}\n".encode())
         file.flush()
     assert file.lost == 6
     blocked.unlink()
     file.flush()
     assert (blocked / "a.json").read_bytes() == b"a3\nb3\n"
-    file.add([])
     file.close()
     assert file.lost == 6
+    file.add(b"late\n")
+    file.close()
+    assert file.lost == 7
 
 
 def test_after_a_fork_a_file_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,9 +200,9 @@ def test_a_tick_that_had_nothing_to_write_delays_no_line(tmp_path: Path, sink: S
 
 def test_as_many_as_may_wait_are_written(sink: Sink, watch: Watch) -> None:
     log = pumped()
-    for _ in range(1 + 64):
+    for _ in range(1 + 16):
         log(RECORD)
-    assert (len(sink.rows()), sink.writes) == (65, 2)
+    assert (len(sink.rows()), sink.writes) == (17, 2)
 
 
 def test_bodies_do_not_pile_up(sink: Sink, watch: Watch) -> None:
