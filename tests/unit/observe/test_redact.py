@@ -229,6 +229,11 @@ def test_nothing_is_blanked_where_there_is_nothing() -> None:
     assert PLAIN.text("password=") == "password="
 
 
+def test_an_object_ends_with_the_string_it_is_cut_in() -> None:
+    text = r'{"partial":"{\"secrets\": {\"a\": 1"} {"next":1}'
+    assert PLAIN.text(text) == r'{"partial":"{\"secrets\": ' + MARK + '"} {"next":1}'
+
+
 def test_letters_that_grow_when_they_are_made_small_do_not_shift_anything() -> None:
     assert PLAIN.text('{"İİİ":1,"PassWord":"v4lue","b":2}') == f'{{"İİİ":1,"PassWord":"{MARK}","b":2}}'
 
