@@ -10,7 +10,7 @@ fails halfway (a full disk) is cut off again while the lock is held. Lines that 
 taken, the disk is full, the directory cannot be made) wait for the next try, the newest mebibyte of them.
 Price: a file system without ``flock`` (some network mounts) is a failure that is told, and lines are written up to
 a quarter second late. concurrent-log-handler 0.9.31, which we looked at first, waits for its lock without a limit
-(measured: a gevent worker stood still for the 2 s that another process held it), leaves half a line where a disk was
+(measured: a gevent worker stood still while another process held it, for 2 s), leaves half a line where a disk was
 full for a moment, goes on with a lock file that was deleted, and takes 299 us for 60 lines, where this takes 32.
 
 Runs on: worker.
