@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -196,6 +197,7 @@ def test_every_counter_is_the_simulators_own_with_a_worker_killed_in_the_middle(
     assert own_requests(folder, killed) and own_requests(folder, other)
     with load.held(HELD) as raws:
         at_rest(pair, simulator, load.seen)
+        written(pair, load.seen)
         lost = kill(pair, killed, raws)
         assert not list(folder.glob(f"gauge_live*_{killed}.db")), "the gauges of the dead"
         load.gone(HELD - lost, lost)
@@ -236,10 +238,16 @@ def kill(server: Server, pid: int, raws: list[Raw]) -> int:
     return broken_off(raws, time.monotonic_ns())
 
 
+def written(server: Server, seen: Seen) -> list[dict[str, Any]]:
+    """The log lines, once there is one for every exchange."""
+    count = sum(seen.requests.values())
+    until(lambda: len(server.lines()) == count, SETTLED_S, f"{count} lines")
+    return server.lines()
+
+
 def check_bytes(server: Server, seen: Seen, page: Page) -> None:
     """Answers' bytes: as the Records have them; of answers that came whole, as the clients do."""
-    lines = server.lines()
-    assert len(lines) == sum(seen.requests.values())
+    lines = written(server, seen)
     assert page.sum("response_bytes_total") == sum(line["response_bytes"] for line in lines)
     whole = sum(line["response_bytes"] for line in lines if not line["client_left"])
     assert whole == seen.got_bytes
