@@ -98,6 +98,7 @@ def _stop_without_places(count: int) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """SIGTERM ends a worker that has no handlers of its own yet; in the arbiter's, inherited, it would be lost."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    metrics_dir.check(live_environment(), _metrics_made)  # before the application makes its metrics there
 
 
 def post_worker_init(worker: Any) -> None:

@@ -25,9 +25,11 @@ from app.gateway.life import Life
 from app.gateway.plan import Rules
 from app.gateway.watching import Capture, Watching
 from app.observe import alerts, counting, node_cells
-from app.observe.log_made import exchange_log, shows_headers
+from app.observe.cleaned import Cleaned
+from app.observe.log_made import exchange_log, redactor, shows_headers
 from app.observe.monitor import PerformanceMonitor, Setup, get_performance_monitor
 from app.observe.prices import Prices, tables
+from app.observe.reserved import Unshared
 from app.observe.watch import Watch
 from app.observe.webhook import Done, Webhook
 from app.policy.retry import Budget
@@ -81,6 +83,7 @@ class Assembly:
         self.spans = self._spans()
         self.remembered = Remembered(settings, _watching(settings, spans=False).capture is not None, self._tell)
         self.monitor = self._monitor()
+        self.unshared = Unshared(self._tell)
         self.health = self._health()
         self.gateway = Gateway(
             _options(settings, _rules(settings, self.provider), self.spans is not None),
@@ -117,6 +120,7 @@ class Assembly:
             Figures() if self.settings.enable_metrics_endpoint else None,
             lambda: self.spans.trouble if self.spans is not None else "",
             lambda: self.monitor.troubles,
+            lambda: self.unshared.troubles,
         )
 
     def _proxy(self) -> Proxy:
@@ -149,7 +153,7 @@ class Assembly:
         """Do what was put off, every quarter second."""
         found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump, *self.remembered.pumps]
         if self.settings.enable_metrics_endpoint:
-            found.append(counting.flush)
+            found += [counting.flush, self.unshared.pump]
         if self.settings.enable_performance_monitor:
             found.append(self.monitor.pump)
         if self.spans is not None:
@@ -305,6 +309,7 @@ def _watching(settings: Settings, spans: bool) -> Watching:
         server_timing=settings.server_timing,
         capture=None if capture == Capture() else capture,
         spans=spans,
+        shown=Cleaned(redactor(settings).text),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -37,7 +38,8 @@ def exposition(directory: str | None) -> bytes:
     """The text to scrape.
 
     Args:
-        directory: That the workers share; None: of this process alone.
+        directory: That the workers share; None, or one that has gone: of this process alone (``reserved`` says
+            so in ``/ready``).
     """
     if directory is None:
         return bytes(generate_latest(REGISTRY))
@@ -48,4 +50,7 @@ def exposition(directory: str | None) -> bytes:
             return bytes(generate_latest(registry))
         except struct.error:  # a worker that starts right now has made its file and not yet written its length
             continue
+        except OSError:
+            if not Path(directory).is_dir():
+                return bytes(generate_latest(REGISTRY))
     return bytes(generate_latest(registry))

@@ -71,6 +71,7 @@ _WARNINGS: Final = frozenset(
         "asking_unavailable",
         "alert_callback_failed",
         "performance_not_shared",
+        "metrics_not_shared",
     }
 )
 _Told = dict[str, object]

@@ -14,6 +14,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, disable_created_metrics
 
+from app.observe import reserved  # noqa: F401 - first of all: where metrics are kept
 from app.observe.histogram import Histogram
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series each, which no query of ours asks for

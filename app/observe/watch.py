@@ -15,7 +15,10 @@ from typing import Any, Final
 
 from prometheus_client import Counter, Gauge
 
-from app.observe import alerts
+from app.observe import (
+    alerts,
+    reserved,  # noqa: F401 - first of all: where metrics are kept
+)
 from app.observe.alerts import Alert, Rule, State
 from app.observe.errands import Errands
 from app.observe.webhook import Webhook

@@ -45,6 +45,7 @@ class Health:
         figures: Where what is counted goes; None: nothing is.
         spans: Why spans do not arrive, or "".
         monitored: What the performance monitor has to complain of.
+        unshared: Why others do not see what this worker counts.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class Health:
         figures: Figures | None = None,
         spans: Callable[[], str] = str,
         monitored: Callable[[], Sequence[str]] = tuple,
+        unshared: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._monitored = monitored
+        self._unshared = unshared
         self._spans = spans
         self.bridge = bridge
         self.life = life
@@ -116,7 +119,7 @@ class Health:
         if self._unreachable and not self.life.draining:
             self.probe()
         traffic = self.traffic() if traffic is None else traffic
-        reasons = [*_troubles(traffic), *self._monitored()]
+        reasons = [*_troubles(traffic), *self._monitored(), *self._unshared()]
         reasons += self._log.troubles
         if spans := self._spans():
             reasons.append(spans)
