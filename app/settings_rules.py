@@ -36,6 +36,9 @@ OWN_PREFIXES: Final = (
     "HTTP_POOL_",
     "HTTP_KEEPALIVE_",
 )
+# Others have variables of these as well: only what is nearly one of ours is a fault.
+SHARED_PREFIXES: Final = ("ENABLE_", "LOG_", "METRICS_", "SERVER_", "BODY_", "RECENT_")
+_NEARLY: Final = 0.88
 # Read by the official SDKs and tools (anthropic 2.11, `grep -rho 'ANTHROPIC_[A-Z_]*'`); not ours to judge.
 SDK_NAMES: Final = re.compile(
     r"ANTHROPIC_(BASE_URL|AUTH_TOKEN|API_VERSION|MODEL|SMALL_FAST_MODEL|CUSTOM_|LOG|DEFAULT_|BETAS|PROFILE"
@@ -52,13 +55,18 @@ PEM_MARK: Final = re.compile(rb"-----BEGIN (TRUSTED )?CERTIFICATE-----")
 def unknown_names(environ: Mapping[str, str], known: Collection[str]) -> Iterator[str]:
     """Variables that look like ours and are not, each with the nearest known name."""
     for name in sorted(environ):
-        if name in known or not name.startswith(OWN_PREFIXES):
+        if name in known or not (name.startswith(OWN_PREFIXES) or _is_nearly(name, known)):
             continue
         if SDK_NAMES.match(name) or SERVICE_LINKS.fullmatch(name):
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]}?" if near else "`penstock settings` lists all names."
         yield f"{name}={redacted(name, environ[name])}: unknown setting; {hint}"
+
+
+def _is_nearly(name: str, known: Collection[str]) -> bool:
+    """Whether a name that others might use is most likely one of ours, misspelt."""
+    return name.startswith(SHARED_PREFIXES) and bool(difflib.get_close_matches(name, known, n=1, cutoff=_NEARLY))
 
 
 def is_loopback(host: str) -> bool:

@@ -195,15 +195,15 @@ class Account:
         told = reply.journey if reply is not None else error.journey if error is not None else None
         journey = cast(Journey, told) if told is not None else Journey()
         model = model_of(exchange.body)
-        tokens, price = used.tokens, self._watching.price
+        tokens, price, shown = used.tokens, self._watching.price, self._watching.shown
         return Record(
             request_id=exchange.id,
             route=exchange.route,
             method=exchange.method,
-            path=exchange.target.partition("?")[0],
+            path=shown(exchange.target.partition("?")[0]),
             status=self._status(error, left),
             slug=ClientGone.slug if left else error.slug if error is not None else "",
-            model=model,
+            model=shown(model),
             upstream_request_id=self._upstream_id,
             request_bytes=len(exchange.body) or exchange.content_length or 0,
             response_bytes=sent_bytes,

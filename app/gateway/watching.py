@@ -43,6 +43,7 @@ class Watching:
         server_timing: Answers carry ``server-timing`` (B42).
         capture: What is kept for the log; None keeps nothing.
         spans: Each has a place in a trace, and a valid ``traceparent`` goes on as that of a child.
+        shown: A text of the caller's as it may be shown, without secrets: the model, the path, the request id.
     """
 
     price: Callable[[str, Mapping[str, int], frozenset[str]], int | None] | None = None
@@ -50,6 +51,7 @@ class Watching:
     server_timing: bool = True
     capture: Capture | None = None
     spans: bool = False
+    shown: Callable[[str], str] = str
 
 
 USUAL: Final = Watching()

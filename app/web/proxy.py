@@ -29,7 +29,7 @@ from app.web.client import Environ, WsgiClient
 from app.web.render import PassedOn, render_error
 from app.wire.headers import first
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9+/=-]{20,200}")
+_REQUEST_ID = re.compile(r"(?!sk-)[A-Za-z0-9+/=-]{20,200}")  # no id begins as a key does: it would be logged
 _counter = itertools.count()
 
 

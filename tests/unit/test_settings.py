@@ -765,3 +765,23 @@ def test_variables_the_file_names_are_known(tmp_path: Path) -> None:
     environ = _file(tmp_path, _eu({"keys": ["env.ANTHROPIC_BLUE"]})) | {"ANTHROPIC_BLUE": "k"}
     assert len(load(environ).providers[0].api_keys) == 1
     assert _faults({"ANTHROPIC_BLUE": "k"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ENABLE_REQUEST_BODY_LOGING", "ENABLE_REQUEST_BODY_LOGGING"),
+        ("ENABLE_OTLP", "ENABLE_OTEL"),
+        ("LOG_LEVELS", "LOG_LEVEL"),
+        ("LOG_FILES_KEEP", "LOG_FILES_KEPT"),
+        ("METRICS_MODEL", "METRICS_MODELS"),
+        ("SERVER_TIMINGS", "SERVER_TIMING"),
+    ],
+)
+def test_names_that_are_nearly_ours_are_misspelt(name: str, meant: str) -> None:
+    assert _faults({name: "true"}) == (f"{name}=true: unknown setting; did you mean {meant}?",)
+
+
+@pytest.mark.parametrize("name", ["LOGLEVEL", "LOG_LEVEL_ROOT", "ENABLE_METRICS", "SERVER_PORT", "METRICS_PORT"])
+def test_names_of_others_are_left_alone(name: str) -> None:
+    load({name: "true"})

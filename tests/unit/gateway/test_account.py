@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -122,6 +123,23 @@ def test_b43_tokens_are_read_off_what_the_client_gets(early: bool, body: bytes, 
     made.feed(body)
     made.settle(None, False, 0)
     assert records[0].tokens["input_tokens"] == 7
+
+
+def test_model_and_path_are_shown_as_they_may_be(records: list[Record]) -> None:
+    """The price is that of the model as it was asked for."""
+    priced: list[str] = []
+
+    def price(model: str, tokens: Mapping[str, int], terms: frozenset[str]) -> int:
+        priced.append(model)
+        return 1
+
+    exchange = EXCHANGE._replace(target="/v1/messages/secret?q=secret", body=b'{"model":"secret-1"}')
+    watching = Watching(price, shown=lambda text: text.replace("secret", "***"))
+    made = account(records, watching=watching, exchange=exchange)
+    made.head(reply(("content-type", "text/event-stream")), crossing())
+    made.feed(STARTED)
+    made.settle(None, False, 0)
+    assert (records[0].model, records[0].path, priced) == ("***-1", "/v1/messages/***", ["secret-1"])
 
 
 def test_without_usage_only_a_callers_limits_have_tokens_read(records: list[Record]) -> None:

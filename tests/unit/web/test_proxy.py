@@ -220,9 +220,10 @@ def test_a_valid_request_id_is_kept_and_others_are_replaced(client: FlaskClient)
     good = "abcDEF0123+/=-456789xyz"
     assert client.get("/v1/x", headers={"X-Request-ID": good}).headers["x-request-id"] == good
     made = {
-        client.get("/v1/x", headers={"X-Request-ID": bad}).headers["x-request-id"] for bad in ("short", "x" * 201)
+        client.get("/v1/x", headers={"X-Request-ID": bad}).headers["x-request-id"]
+        for bad in ("short", "x" * 201, "sk-ant-which-may-be-a-key")
     }
-    assert len(made) == 2
+    assert len(made) == 3
     assert all(one.startswith("req-") for one in made)
 
 
