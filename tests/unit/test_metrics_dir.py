@@ -5,6 +5,7 @@ Runs on: the test's thread.
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -109,3 +110,62 @@ def test_b41_the_arbiter_stays_without_prometheus() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True, env=environ
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.fixture
+def troubles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is noted from now on; prometheus_client is not there yet, as in a worker that starts."""
+    found: list[str] = []
+    monkeypatch.setattr(metrics_dir, "troubles", found)
+    monkeypatch.delitem(sys.modules, "prometheus_client", raising=False)
+    return found
+
+
+def test_b41_a_directory_that_is_there_is_left_alone(tmp_path: Path, troubles: list[str]) -> None:
+    environ = {metrics_dir.VARIABLE: str(tmp_path)}
+    metrics_dir.check(environ, made=True)
+    metrics_dir.check({}, made=True)
+    assert (environ, troubles) == ({metrics_dir.VARIABLE: str(tmp_path)}, [])
+
+
+def test_b41_one_that_went_is_made_anew_for_this_user_alone(tmp_path: Path, troubles: list[str]) -> None:
+    folder = tmp_path / "gone"
+    environ = {metrics_dir.VARIABLE: str(folder)}
+    metrics_dir.check(environ, made=True)
+    metrics_dir.check(environ, made=True)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert environ == {metrics_dir.VARIABLE: str(folder)}
+    assert troubles == [f"{folder} had gone and was made anew; what was counted before is lost"]
+
+
+def test_b41_without_one_the_worker_counts_for_itself(tmp_path: Path, troubles: list[str]) -> None:
+    (tmp_path / "file").write_text("x", encoding="ascii")
+    for name, reason in (("file", "cannot be used"), ("file/below", "has gone")):
+        environ = {metrics_dir.VARIABLE: str(tmp_path / name)}
+        metrics_dir.check(environ, made=False)
+        assert environ == {}
+        assert troubles.pop() == f"{tmp_path / name} {reason}; this worker counts for itself"
+
+
+def test_b41_anothers_directory_in_place_of_our_own_is_not_taken(
+    tmp_path: Path, troubles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    environ = {metrics_dir.VARIABLE: str(tmp_path)}
+    metrics_dir.check(environ, made=False)
+    assert troubles == []
+    metrics_dir.check(environ, made=True)
+    assert (environ, len(troubles)) == ({}, 1)
+
+
+def test_b41_where_there_is_no_memory_it_is_among_the_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(atexit, "register", lambda *_: None)
+    monkeypatch.setattr(metrics_dir, "_MEMORY", str(tmp_path / "none"))
+    assert Path(metrics_dir.share({})).parent == tmp_path
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(metrics_dir, "_MEMORY", str(memory))
+    assert Path(metrics_dir.share({})).parent == memory
