@@ -149,6 +149,8 @@ class Reply(NamedTuple):
         journey: How it was come by; the try that brought it is the last one.
         sent_at: Instant at which the last try was handed to the transport.
         head_at: Instant at which the head arrived on the loop.
+        judged_at: Instant from which it could be handed up: ``head_at``, or once as much of a stream was there as
+            it is judged by, its first event.
     """
 
     status: int
@@ -158,6 +160,7 @@ class Reply(NamedTuple):
     journey: Journey
     sent_at: float
     head_at: float
+    judged_at: float
 
 
 class Captured(NamedTuple):
@@ -179,16 +182,20 @@ class Captured(NamedTuple):
 class Record(NamedTuple):
     """Everything known about one finished exchange (B40). One is made per exchange, whatever happened.
 
-    Times in milliseconds; None where that point was never reached. ``gateway_ms`` is what the gateway added:
-    from receiving the request to handing its last try to the transport (waits for a slot, a key or a backoff
-    included, the upstream's time for tries in vain not), plus from the upstream's head on the loop to the head in
-    the worker, plus from the upstream's last byte to the end of the answer where the body was short.
+    Times in milliseconds; None where that point was never reached. ``gateway_ms`` is what the gateway added: from
+    receiving the request to handing its last try to the transport (waits for a slot, a key or a backoff included,
+    the upstream's time for tries in vain not), plus from the upstream's head on the loop (of a stream that is
+    judged by its first event, from that) to the head in the worker, plus from the upstream's last byte to the end
+    of the answer where the body was short.
 
     ``gaps`` counts an event stream's pauses between the pieces handed to the server, by the bit length of their
     whole milliseconds: below 1 ms, below 2, below 4 …; ``gaps_ms`` is their sum. ``router_ms`` is the time since
     the platform router's ``X-Request-Start``; ``at`` is the end, in seconds since the epoch. ``trace`` is the
     exchange's own W3C ``traceparent`` where spans are made, ``trace_parent`` the caller's. ``cost_micro_usd`` is
     None where there is no price or nothing was used.
+
+    ``stream_error`` is the type of the error event in which the upstream's own stream ended (``overloaded_error``,
+    ``api_error`` …; ``error`` where it names none), "" for none. Streams that pass compressed are not looked into.
     """
 
     request_id: str
@@ -226,3 +233,4 @@ class Record(NamedTuple):
     trace: str = ""
     trace_parent: str = ""
     captured: Captured | None = None
+    stream_error: str = ""

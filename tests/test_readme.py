@@ -62,8 +62,9 @@ def test_the_log_line_has_the_fields_that_are_logged() -> None:
     known = {name: value for name, value in row.items() if name in Record._fields} | {"attempts": attempts}
     logged = fields(Record(**known)) | {"event": "exchange", "level": "info", "time": row["time"]}
     assert list(logged.items()) == list(row.items())
-    for name in re.findall(r"^\| (`[^|]+`) \| ", README.partition("| field | meaning |")[2], re.MULTILINE)[:11]:
-        assert set(re.findall(r"`(\w+)`", name)) <= set(row), name
+    failed = Record(**known)._replace(stream_error="overloaded_error")
+    for name in re.findall(r"^\| (`[^|]+`) \| ", README.partition("| field | meaning |")[2], re.MULTILINE)[:12]:
+        assert set(re.findall(r"`(\w+)`", name)) <= {*row, *fields(failed)}, name
 
 
 def test_explain_prints_what_is_shown() -> None:

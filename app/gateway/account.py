@@ -110,6 +110,7 @@ class Account:
         self._pace: Pace | None = None
         self._kept = Kept(watching.capture) if watching.capture is not None else None
         started = first(exchange.headers, router.NAME)
+        self._stream_error = ""
         self._router_ms = _router_ms(started, exchange.received_at) if started is not None else None
         self.fallback = False
         self.early = False
@@ -146,6 +147,10 @@ class Account:
         if self.early or self._kept is not None:
             return self.feed
         return self._tap.feed if self._tap is not None else None
+
+    def erred(self, kind: str) -> None:
+        """The upstream's stream ended in an error event of this type."""
+        self._stream_error = kind
 
     def paced(self, heartbeat: bytes) -> Pace:
         """The answer is an event stream: what times its pieces.
@@ -232,6 +237,7 @@ class Account:
             trace=self.trace.own,
             trace_parent=self.trace.parent,
             captured=self._kept.captured(exchange, self.coding) if self._kept is not None else None,
+            stream_error=self._stream_error,
         )
 
     def _status(self, error: GatewayError | None, left: bool) -> int:
@@ -245,8 +251,8 @@ class Account:
     def _added_s(self, reply: Reply) -> float:
         """Seconds the gateway itself added, down and up."""
         up = self._crossing.up if self._crossing is not None else None
-        # a short answer is held until it is whole: that wait is the upstream's, not ours
+        # a short answer is held until it is whole, a stream until it is judged: that wait is the upstream's
         held = not reply.stream and up is not None and 0.0 < up.ended_at <= self._head_up_at
-        there_at = up.ended_at if held and up is not None else reply.head_at
+        there_at = up.ended_at if held and up is not None else reply.judged_at
         down_s = reply.sent_at - self._exchange.received_at - _in_vain_ms(reply.journey) / 1000.0
         return down_s + max(0.0, self._head_up_at - there_at)

@@ -8,6 +8,9 @@ for its end (no SSE parser acts on less). So whenever the upstream dies, falls s
 the client gets exactly one terminal ``event: error`` after the last whole event, and a sign of life can be put in
 during silence. Nothing else is added and no byte is changed (B14, B20-B23).
 
+An error event of the upstream's own is told of by its type. A stream that passes compressed is not looked into:
+there such an event stays unseen.
+
 Runs on: worker.
 """
 
@@ -32,8 +35,10 @@ Ending = Generator[bytes, None, "GatewayError | None"]
 HOLD_LIMIT_BYTES = 65536
 LOOK_S = 0.25
 _TERMINAL = re.compile(
-    rb"""^(?:event: ?(?:error|message_stop)\s*$|data: ?\[DONE\]\s*$|data: ?\{"type": ?"error")""", re.MULTILINE
+    rb"""^(?:event: ?message_stop\s*$|data: ?\[DONE\]\s*$|(event: ?error\s*$|data: ?\{"type": ?"error"))""",
+    re.MULTILINE,
 )
+"""The last word of a stream; its group is there where that is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,13 +167,22 @@ class EventStream:
         tick: Raises to give up.
         rules: Chunk size and heartbeat.
         request_id: For the terminal event.
+        erred: Told the type of the upstream's own error event.
     """
 
-    def __init__(self, crossing: Crossing, tick: Callable[[], None], rules: BodyRules, request_id: str) -> None:
+    def __init__(
+        self,
+        crossing: Crossing,
+        tick: Callable[[], None],
+        rules: BodyRules,
+        request_id: str,
+        erred: Callable[[str], None],
+    ) -> None:
         self._crossing = crossing
         self._tick = tick
         self._rules = rules
         self._request_id = request_id
+        self._erred = erred
         self._rest = b""
         self._over = False
         self._torn = False
@@ -258,8 +272,16 @@ class EventStream:
         whole = data if end == len(data) else data[:end]
         self._rest = data[end:]
         if not self._over and (b"message_stop" in whole or b"error" in whole or b"[DONE]" in whole):
-            self._over = _TERMINAL.search(whole) is not None
+            self._look(whole)
         return whole
+
+    def _look(self, whole: bytes) -> None:
+        """Whether the stream's last word is among these events, and what it says if it is an error."""
+        found = _TERMINAL.search(whole)
+        if found is not None:
+            self._over = True
+            if found.group(1) is not None:
+                self._erred(sse.error_type(whole[found.start() :]))
 
     def _terminate(self, error: GatewayError) -> Ending:
         if self._over:  # the stream had said its last word before the connection broke

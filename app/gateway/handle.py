@@ -199,7 +199,7 @@ class Gateway:
             headers += _missing(headers)
             pace = account.paced(rules.heartbeat)
             if not account.coding:
-                pieces = EventStream(crossing, watch, rules, exchange.id).events()
+                pieces = EventStream(crossing, watch, rules, exchange.id, account.erred).events()
             else:
                 pieces = plain(crossing, watch, rules)
         else:
@@ -227,7 +227,7 @@ class Gateway:
         self, exchange: Exchange, crossing: Crossing, client: Client, watch: Watch, account: Account
     ) -> Answer:
         free = Watch(client.gone, self.life.is_cut, None)
-        stream = EventStream(crossing, free, self.options.body, exchange.id)
+        stream = EventStream(crossing, free, self.options.body, exchange.id, account.erred)
 
         def head(timeout_s: float) -> Reply:
             reply = cast(Reply, crossing.head(watch, timeout_s))

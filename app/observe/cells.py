@@ -24,15 +24,14 @@ from ddsketch.ddsketch import BaseDDSketch
 from ddsketch.store import DenseStore
 
 from app.exchange import Record
-from app.observe.failures import failure
-from app.observe.folding import OTHER, Fold
+from app.observe.failures import failure_of
+from app.observe.folding import OTHER, TYPES, Fold
 
 ACCURACY: Final = 0.01
 LEAST_MS: Final = 0.001
 MOST_MS: Final = 1e8
 """Times beyond these bounds count as the bound: a microsecond, and a day and more."""
 ENDPOINTS: Final = 24
-TYPES: Final = 24
 """Names that stand for themselves in one process; others are ``other``."""
 
 _MAPPING: Final = LogarithmicMapping(ACCURACY)
@@ -167,17 +166,14 @@ class Gathering:
     def cell(self, records: Iterable[Record], tracked: Iterable[Tracked] = ()) -> Cell:
         """What these amount to."""
         made = Cell()
-        kinds: Counter[tuple[str, str, str, bool]] = Counter()
+        kinds: Counter[tuple[str, str]] = Counter()
         times: defaultdict[str, list[float]] = defaultdict(list)
         for record in records:
-            attempts = record.attempts
-            outcome = attempts[-1].outcome if attempts else ""
-            slug = "client_gone" if record.client_left else record.slug
-            kinds[record.route, slug, outcome, bool(record.credential)] += 1
+            kinds[record.route, failure_of(record)] += 1
             if record.gateway_ms is not None:
                 times[record.route].append(record.gateway_ms)
-        for (route, slug, outcome, own_key), count in kinds.items():
-            self._count(made.exchanges, self._route(route), failure(slug, outcome, own_key), count)
+        for (route, kind), count in kinds.items():
+            self._count(made.exchanges, self._route(route), kind, count)
         for route, all_ms in times.items():
             _add(made.exchanges[self._route(route)].bins, bins(all_ms))
         for endpoint, ms, error in tracked:

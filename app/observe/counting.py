@@ -17,7 +17,8 @@ from typing import Final
 
 from app.exchange import Attempt, Record
 from app.observe import metrics
-from app.observe.folding import Fold, reason_label, status_label
+from app.observe.failures import failure_of
+from app.observe.folding import TYPES, Fold, reason_label, status_label
 from app.observe.histogram import Histogram
 
 _waiting: Final[deque[Record]] = deque()
@@ -26,6 +27,7 @@ observe: Final = _waiting.append
 
 _model: Final = Fold(50)
 _tool: Final = Fold(20)
+_type: Final = Fold(TYPES)
 
 _KINDS: Final = {
     "input_tokens": "input",
@@ -147,6 +149,7 @@ class _Sum:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int, str]] = Counter()
+        self.failures: Counter[tuple[str, str]] = Counter()
         self.routes: defaultdict[str, _Route] = defaultdict(_Route)
         self.usage: defaultdict[str, _Usage] = defaultdict(_Usage)
         self.retries: Counter[tuple[str, str]] = Counter()
@@ -160,6 +163,8 @@ class _Sum:
         """One more."""
         model = _model(record.model)
         self.requests[record.route, model, record.status, record.slug] += 1
+        if kind := failure_of(record):
+            self.failures[record.route, _type(kind)] += 1
         route = self.routes[record.route]
         route.request_bytes += record.request_bytes
         route.response_bytes += record.response_bytes
@@ -206,6 +211,8 @@ class _Sum:
         """Into the metrics."""
         for (route, model, status, slug), count in self.requests.items():
             metrics.REQUESTS.labels(route, model, status_label(status), slug).inc(count)
+        for (route, kind), count in self.failures.items():
+            metrics.FAILURES.labels(route, kind).inc(count)
         for name, figures in self.routes.items():
             figures.publish(name)
         for name, used in self.usage.items():

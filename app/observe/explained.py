@@ -118,11 +118,13 @@ def _row(step: Step) -> str:
 
 
 def _outcome(told: _Told) -> str:
-    """``503 queue_full (request dropped: queue is full)``, with what a library had to say."""
+    """``503 queue_full (request dropped: queue is full)``, with what a library or the stream's end had to say."""
     slug, cause = _text(told, "slug"), _text(told, "cause")
     meaning = _meanings().get(slug, "")
     parts = [_text(told, "status") or "no status", slug, f"({meaning})" if meaning else ""]
-    return " ".join(part for part in parts if part) + (f"; cause: {cause}" if cause else "")
+    erred = _text(told, "stream_error")
+    ends = (f"; the upstream's stream ended in {erred}" if erred else "", f"; cause: {cause}" if cause else "")
+    return " ".join(part for part in parts if part) + "".join(ends)
 
 
 def _meanings() -> dict[str, str]:

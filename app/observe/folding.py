@@ -10,6 +10,8 @@ from typing import Final
 OTHER: Final = "other"
 LONGEST: Final = 100
 """Characters a name may have."""
+TYPES: Final = 24
+"""Types of failures that stand for themselves in one process."""
 
 
 class Fold:

@@ -12,37 +12,36 @@ from typing import Final
 
 import orjson
 
+from app.errors import CallerLimited, GatewayError
 from app.exchange import Attempt, Record
+from app.observe.failures import failure_of
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 LEVELS: Final = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 _NAMES: Final = {number: name for name, number in LEVELS.items()}
-_NO_FAULT: Final = "client_gone"
-_OWN_FAULT: Final = "internal"
+_OWN_FAULT: Final = GatewayError.slug
+_LIMIT: Final = CallerLimited.slug
 
 
 def level_of(record: Record) -> int:
     """How severe it is.
 
-    ``ERROR``: the gateway's own fault. ``WARNING``: the upstream failed, could not be reached or broke off, said
-    that it is overloaded, or somebody was refused because of a limit (429, queue, breaker, keys, draining).
-    ``INFO``: all else, a client's faulty request and its departure too.
+    ``ERROR``: the gateway's own fault. ``WARNING``: every other failure (``app.observe.failures``), as of the
+    upstream, for want of room or in mid-stream, and a caller beyond its limit. ``INFO``: all else, a client's
+    faulty request and its departure too.
     """
-    status, slug = record.status, record.slug
-    if slug == "":
-        return INFO if status < 500 and status != 429 else WARNING
-    if slug == _NO_FAULT:
-        return INFO
-    if slug == _OWN_FAULT:
-        return ERROR
-    return INFO if 400 <= status < 500 and status != 429 else WARNING
+    kind = failure_of(record)
+    if not kind:
+        return WARNING if record.slug == _LIMIT else INFO
+    return ERROR if kind == _OWN_FAULT else WARNING
 
 
 def fields(record: Record) -> dict[str, object]:
     """What the line of one exchange holds; no bodies, no secrets, no query.
 
     Times in ms to the microsecond. ``connect_ms`` is the last attempt's. What only some exchanges have is told of
-    those only: ``gaps`` and ``gaps_ms`` of event streams, ``trace`` and ``trace_parent`` where there are spans.
+    those only: ``gaps`` and ``gaps_ms`` of event streams, ``stream_error`` of those that ended in an error event,
+    ``trace`` and ``trace_parent`` where there are spans.
     """
     attempts = record.attempts
     tried = [_attempt(attempt) for attempt in attempts]
@@ -80,6 +79,8 @@ def fields(record: Record) -> dict[str, object]:
     }
     if record.gaps:
         found["gaps"], found["gaps_ms"] = record.gaps, _ms(record.gaps_ms)
+    if record.stream_error:
+        found["stream_error"] = record.stream_error
     if record.trace:
         found["trace"], found["trace_parent"] = record.trace, record.trace_parent
     return found

@@ -41,6 +41,9 @@ def _seconds(name: str, help_text: str, buckets: Sequence[float], *labels: str) 
 
 # exchanges, read off their Records
 REQUESTS = Counter("penstock_requests", "Finished exchanges.", ["route", "model", "status", "slug"])
+FAILURES = Counter(
+    "penstock_failures", "Of those, the ones that failed, by type as in performance.by_type.", ["route", "type"]
+)
 DEPARTURES = Counter("penstock_client_departures", "Clients that left before their answer was over.", ["route"])
 REQUEST_BYTES = Counter("penstock_request_bytes", "Bytes of request bodies.", ["route"])
 RESPONSE_BYTES = Counter("penstock_response_bytes", "Bytes of the upstream's answers, as handed out.", ["route"])

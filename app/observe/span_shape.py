@@ -43,6 +43,7 @@ _PLAIN: Final = tuple(
     for field in (
         "upstream_request_id",
         "slug",
+        "stream_error",
         "credential",
         "caller",
         "provider",
@@ -148,8 +149,8 @@ class Shape:
             found["server.address"], found["server.port"] = address
         if record.tokens:
             _add_usage(found, record.tokens)
-        if _failed(record):
-            found["error.type"] = record.slug or str(record.status)
+        if error := _error(record):
+            found["error.type"] = error
         for field, name in _PLAIN:
             value = getattr(record, field)
             if value:
@@ -184,17 +185,24 @@ def _add_usage(found: dict[str, Value], tokens: Mapping[str, int]) -> None:
         found["gen_ai.usage.output_tokens"] = tokens["output_tokens"]
 
 
-def _failed(record: Record) -> bool:
-    """The gateway or the upstream could not do it: a 5xx, or an answer that broke off. Departures are none."""
+def _error(record: Record) -> str:
+    """What the gateway or the upstream could not do: a 5xx, an answer that broke off, or ended in an error event.
+
+    Departures are none, unless it is after such an event.
+    """
+    if record.stream_error:
+        return record.stream_error
     if record.client_left:
-        return False
-    return record.status >= _SERVER_ERROR or (bool(record.slug) and record.status < _CLIENT_ERROR)
+        return ""
+    failed = record.status >= _SERVER_ERROR or (bool(record.slug) and record.status < _CLIENT_ERROR)
+    return (record.slug or str(record.status)) if failed else ""
 
 
 def _status(record: Record) -> Status:
-    if not _failed(record):
+    error = _error(record)
+    if not error:
         return _UNSET
-    return Status(StatusCode.ERROR, record.slug or f"status {record.status}")
+    return Status(StatusCode.ERROR, f"status {error}" if error.isdecimal() else error)
 
 
 def _tries(record: Record, began_s: float) -> tuple[Event, ...]:

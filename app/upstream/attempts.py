@@ -80,6 +80,7 @@ class Attempts:
     Attributes:
         sent_at: Instant at which the last try went to the transport.
         head_at: Instant at which its head came.
+        judged_at: Instant at which it was judged: ``head_at``, or later where its first event was waited for.
         connect_ms: What went into getting a connection for it.
         kept: The answer of the last try, while it may yet be handed up; let go by ``drop_kept``.
     """
@@ -108,8 +109,7 @@ class Attempts:
         self._credential = ""
         self._stage = "queue"
         self._made: list[Attempt] = []
-        self.sent_at = 0.0
-        self.head_at = 0.0
+        self.sent_at = self.head_at = self.judged_at = 0.0
         self.connect_ms = 0.0
 
     @property
@@ -313,9 +313,7 @@ class Attempts:
     async def _answered(self, opened: Opened) -> _Try:
         status, now = opened.status, self.head_at
         failure = None
-        if (
-            status == 200 and opened.stream and _is_plain(opened)
-        ):  # also at the last try: breaker and key learn of it
+        if status == 200 and opened.stream and _is_plain(opened):  # at the last try, too: breaker and key learn
             ahead = await opened.read_ahead(_whole_event, PEEK_BYTES, PEEK_S)
             now = time.monotonic()
             if is_overloaded(ahead):
@@ -324,6 +322,7 @@ class Attempts:
             failure = Failure(
                 "status", status, retry_after_s(opened.headers, time.time()), should_retry(opened.headers)
             )
+        self.judged_at = now
         outcome = str(status) if failure is None or failure.kind == "status" else OVERLOADED
         self._note(outcome, now, opened.inbound.connection)
         self._judge(failure, status, opened.headers, now)

@@ -227,6 +227,7 @@ def _reply(opened: Opened, attempts: Attempts) -> Reply:
         journey=attempts.journey(),
         sent_at=attempts.sent_at,
         head_at=attempts.head_at,
+        judged_at=attempts.judged_at,
     )
 
 

@@ -28,6 +28,7 @@ def complete(data: bytes) -> int:
 
 
 _FIRST_DATA = re.compile(rb"(?:^|[\r\n])data: ?([^\r\n]*)")
+_NAME = re.compile("[a-z_]{1,64}")
 
 
 def is_overloaded(data: bytes) -> bool:
@@ -36,15 +37,28 @@ def is_overloaded(data: bytes) -> bool:
     Args:
         data: The stream's beginning, at least its first event.
     """
-    if b"overloaded_error" not in data:
-        return False
+    return b"overloaded_error" in data and _stated(data) == "overloaded_error"
+
+
+def error_type(data: bytes) -> str:
+    """The type that an error event states (``api_error`` …), ``error`` where it states none that is a plain name.
+
+    Args:
+        data: Begins with that event, or with its data.
+    """
+    stated = _stated(data)
+    return stated if isinstance(stated, str) and _NAME.fullmatch(stated) else "error"
+
+
+def _stated(data: bytes) -> object:
+    """``error.type`` of the first event with data, if that is an error."""
     found = _FIRST_DATA.search(data)
     try:
         event = json.loads(found.group(1)) if found is not None else None
     except (ValueError, RecursionError):
-        return False
+        return None
     error = event.get("error") if isinstance(event, dict) and event.get("type") == "error" else None
-    return isinstance(error, dict) and error.get("type") == "overloaded_error"
+    return error.get("type") if isinstance(error, dict) else None
 
 
 def error_event(kind: str, message: str, request_id: str) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from queries import buckets, level, mean, pick, quantile, quantiles, share, so_far, total, zero
+from queries import RATE, buckets, level, mean, pick, quantile, quantiles, share, so_far, total, zero
 
 
 class Panel(NamedTuple):
@@ -36,7 +36,8 @@ class Panel(NamedTuple):
     most: float | None = None
 
 
-FAILED: Final = share(total("requests", more='status=~"5.."'), total("requests"))
+FINISHED: Final = f"sum (rate({pick('request_seconds', '_count')}[{RATE}]))"
+FAILED: Final = share(total("failures"), FINISHED)
 USD_PER_HOUR: Final = f"{total('cost_usd')} * 3600"
 CACHED: Final = share(
     total("tokens", more='kind="cache_read"'), total("tokens", more='kind=~"input|cache_read|cache_write_.*"')
@@ -53,7 +54,15 @@ REUSED: Final = (
 ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     "Now": (
         Panel("Requests", "Finished exchanges.", "reqps", {"": zero(total("requests"))}, 3, "stat"),
-        Panel("Failed", "Answered with 5xx.", "percentunit", {"": FAILED}, 3, "stat", limits=(0.01, 0.05)),
+        Panel(
+            "Failed",
+            "Of all models; error events in streams count, and what the client did wrong does not.",
+            "percentunit",
+            {"": FAILED},
+            3,
+            "stat",
+            limits=(0.01, 0.05),
+        ),
         Panel("In flight", "Exchanges under way.", "short", {"": level("in_flight")}, 3, "stat"),
         Panel(
             "Added by the gateway, p95",
@@ -97,6 +106,13 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "By slug, as in x-penstock-error. Errors of the provider pass as they are, and show by their status.",
             "reqps",
             {"{{slug}}": zero(total("requests", "slug", 'slug!=""'), "slug")},
+            stacked=True,
+        ),
+        Panel(
+            "Failures by type",
+            "upstream_… are the provider's, also in mid-stream; all others are the gateway's own errors.",
+            "reqps",
+            {"{{type}}": zero(total("failures", "type"), "type")},
             stacked=True,
         ),
         Panel("Exchanges under way", "By node.", "short", {"{{instance}}": level("in_flight", "instance")}),

@@ -10,6 +10,7 @@ from typing import Final
 RATE: Final = "$__rate_interval"
 ROUTED: Final = {
     "requests",
+    "failures",
     "client_departures",
     "request_bytes",
     "response_bytes",

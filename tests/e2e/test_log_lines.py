@@ -46,7 +46,7 @@ FIELDS = {
     "usage_complete",
     "cost_micro_usd",
 }
-OF_STREAMS = {"gaps", "gaps_ms"}
+OF_STREAMS = {"gaps", "gaps_ms", "stream_error"}
 
 
 def _line(server: Server, request_id: str) -> dict[str, object]:
@@ -79,6 +79,7 @@ def test_a_stream(server: Server) -> None:
     row = _line(server, answer.get("x-request-id"))
     assert (row["stream"], row["response_bytes"]) == (True, len(answer.body))
     assert row["ttfb_ms"] < row["total_ms"]  # type: ignore[operator]
+    assert (row["level"], "stream_error" in row) == ("info", False)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,16 @@ def test_errors(server: Server, scenario: str, status: int, slug: str) -> None:
 def test_the_tries_of_a_failed_exchange(server: Server) -> None:
     row = _line(server, post(server.port, "refused").get("x-request-id"))
     assert [attempt["outcome"] for attempt in row["attempts"]] == ["protocol_broken"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("scenario", ["streamerror-2", "overloaded"])
+def test_a_stream_that_ends_in_an_error_event(server: Server, scenario: str) -> None:
+    """Of the upstream's own, in the middle of a 200 or at its beginning."""
+    answer = post(server.port, scenario, stream=True)
+    row = _line(server, answer.get("x-request-id"))
+    assert b"overloaded_error" in answer.body
+    assert (row["status"], row["slug"], row["client_left"]) == (200, "", False)
+    assert (row["level"], row["stream_error"]) == ("warning", "overloaded_error")
 
 
 def test_a_broken_stream(server: Server) -> None:

@@ -72,6 +72,7 @@ def expected(seen: Seen, simulator: Running) -> dict[str, object]:
     whole = sum(seen.requests.values())
     return {
         "requests": {key: float(count) for key, count in seen.requests.items()},
+        "failures": _failures(seen),
         "tries": heard - seen.tries["untold"] - seen.lost,
         "retries": {(reason,): float(count) for reason, count in seen.retries.items() if count},
         "departures": float(seen.departures),
@@ -95,11 +96,18 @@ def expected(seen: Seen, simulator: Running) -> dict[str, object]:
     }
 
 
+def _failures(seen: Seen) -> dict[tuple[str, str], float]:
+    """By route and type: no others fail than those that get the upstream's 503."""
+    count = sum(count for key, count in seen.requests.items() if key[2] == "503")
+    return {("messages", "upstream_5xx"): float(count)} if count else {}
+
+
 def counted(page: Page, seen: Seen) -> dict[str, object]:
     """The same figures as the gateway has them; the departures also as the simulator's aborts."""
     departures = page.sum("client_departures_total")
     return {
         "requests": page.by("requests_total", "route", "model", "status", "slug"),
+        "failures": page.by("failures_total", "route", "type"),
         "tries": page.sum("attempts_sum"),
         "retries": page.by("retries_total", "reason"),
         "departures": departures,

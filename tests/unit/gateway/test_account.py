@@ -41,7 +41,7 @@ class Admitted:
 
 
 def reply(*headers: tuple[str, str], journey: Journey = JOURNEY) -> Reply:
-    return Reply(200, headers, False, "HTTP/2", journey, sent_at=100.1, head_at=100.15)
+    return Reply(200, headers, False, "HTTP/2", journey, sent_at=100.1, head_at=100.15, judged_at=100.15)
 
 
 @pytest.fixture
@@ -207,6 +207,29 @@ def test_the_routers_queue_is_told_and_recorded(records: list[Record]) -> None:
     assert value.startswith(f"router;dur={router_ms:.2f}, gateway;dur=")
     account(records).settle(None, False, 0)
     assert records[1].router_ms is None
+
+
+def test_b40_the_wait_for_a_streams_first_event_is_the_upstreams(records: list[Record]) -> None:
+    """It is judged by that: the head goes up no sooner."""
+    now = time.monotonic()
+    exchange = EXCHANGE._replace(received_at=now - 10.0)
+    for judged_at in (now - 9.99, now):
+        made = account(records, exchange=exchange)
+        head = Reply(200, (), True, "HTTP/2", Journey("anthropic"), now - 9.998, now - 9.99, judged_at)
+        made.head(head, crossing())
+        made.settle(None, False, 0)
+    late, fine = records
+    assert (late.gateway_ms or 0.0) > 9_000.0
+    assert 0.0 < (fine.gateway_ms or 0.0) < fine.total_ms / 10.0
+    assert late.upstream_head_ms == fine.upstream_head_ms == pytest.approx(8.0)
+
+
+def test_b40_the_record_tells_of_the_upstreams_error_event(records: list[Record]) -> None:
+    account(records).settle(None, False, 0)
+    made = account(records)
+    made.erred("api_error")
+    made.settle(None, True, 0)
+    assert [(one.stream_error, one.slug) for one in records] == [("", ""), ("api_error", "client_gone")]
 
 
 def test_the_record_says_when_it_ended(records: list[Record]) -> None:

@@ -60,8 +60,13 @@ class Script:
         self.closed += 1
 
 
-def stream(*steps: bytes | BaseException, rules: BodyRules = RULES, tick: Any = lambda: None) -> EventStream:
-    return EventStream(cast(Crossing, Script(*steps)), tick, rules, "req-1")
+def stream(
+    *steps: bytes | BaseException,
+    rules: BodyRules = RULES,
+    tick: Any = lambda: None,
+    erred: Callable[[str], None] = lambda kind: None,
+) -> EventStream:
+    return EventStream(cast(Crossing, Script(*steps)), tick, rules, "req-1", erred)
 
 
 def drained(pieces: Iterator[bytes]) -> tuple[list[bytes], GatewayError | None]:
@@ -91,7 +96,7 @@ def terminal(event: bytes) -> dict[str, Any]:
 
 def reply(status: int = 200, stream: bool = True, **headers: str) -> Reply:
     pairs = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return Reply(status, pairs, stream, "HTTP/2", Journey(), 0.0, 0.0)
+    return Reply(status, pairs, stream, "HTTP/2", Journey(), 0.0, 0.0, 0.0)
 
 
 # -------------------------------------------------------------------- events
@@ -136,6 +141,49 @@ def test_b22_a_drain_or_a_refusal_is_overloaded_error(refused: GatewayError) -> 
 )
 def test_b22_nothing_follows_the_streams_own_last_word(last: bytes) -> None:
     assert played(START, last, BROKE) == (START + last, None)
+
+
+def error(kind: object, event: bytes = b"event: error\n") -> bytes:
+    data = json.dumps({"type": "error", "error": {"type": kind, "message": "x"}})
+    return event + b"data: " + data.encode() + b"\n\n"
+
+
+def erred(*steps: bytes | BaseException) -> list[str]:
+    """What a stream says of the upstream's error events."""
+    told: list[str] = []
+    pieces, _ = drained(stream(*steps, erred=told.append).events())
+    assert b"".join(pieces) == b"".join(step for step in steps if isinstance(step, bytes))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        (error("overloaded_error"), "overloaded_error"),
+        (error("api_error", b""), "api_error"),
+        (error("api_error").replace(b"\n", b"\r\n"), "api_error"),
+        (error("a" * 64), "a" * 64),
+        (error("a" * 65), "error"),
+        (error("Not a name\n"), "error"),
+        (error("api_error\n"), "error"),
+        (error(7), "error"),
+        (b"event: error\ndata: {broken\n\n", "error"),
+        (b"event: error\ndata: \xff\n\n", "error"),
+        (b"event: error\n\n", "error"),
+        (b"event: error\ndata: [" + b"[" * 50_000 + b"\n\n", "error"),
+    ],
+)
+def test_b40_an_error_event_of_the_upstreams_is_told_of_by_its_type(last: bytes, kind: str) -> None:
+    assert erred(START, DELTA, last) == [kind]
+    assert erred(START + DELTA + last) == [kind]
+    assert erred(START, *[last[at : at + 1] for at in range(len(last))][:2000], last[2000:]) == [kind]
+
+
+@pytest.mark.parametrize("last", [STOP, b"data: [DONE]\n\n", DELTA.replace(b"text", b"error")])
+def test_b40_no_other_end_is_told_of(last: bytes) -> None:
+    spoken = b'event: content_block_delta\ndata: {"text": "event: error data: {\\"type\\": \\"error\\""}\n\n'
+    assert erred(START, spoken, last) == []
+    assert erred(START, STOP, error("api_error")) == []
 
 
 def test_b22_a_word_about_the_end_is_not_the_end() -> None:

@@ -102,6 +102,7 @@ def served(one: Recorded, pieces: list[bytes], coding: str = "", take: int | Non
         Journey("anthropic"),
         1.0,
         2.0,
+        2.0,
     )
     crossing = Script(head, pieces)
     bridge: Any = type("OneCrossing", (), {"open": lambda self, make: crossing})()

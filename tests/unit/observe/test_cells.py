@@ -79,13 +79,18 @@ def test_b44_a_batch_is_counted_by_endpoint_and_type() -> None:
         PLAIN._replace(gateway_ms=4.0),
         PLAIN._replace(attempts=(Attempt("500", 1.0), Attempt("529", 1.0)), status=529),
         PLAIN._replace(attempts=(), gateway_ms=None, status=503, slug="queue_full"),
+        PLAIN._replace(gateway_ms=None, stream_error="overloaded_error"),
+        PLAIN._replace(gateway_ms=None, stream_error="api_error", client_left=True),
         PLAIN._replace(route="models", attempts=(Attempt("401", 1.0),), status=401),
         PLAIN._replace(route="models", attempts=(Attempt("401", 1.0),), status=401, credential="k"),
         PLAIN._replace(route="models", client_left=True, slug="stream_broken"),
     ]
     cell = Gathering().cell(records, [Tracked("report", 9.0, ""), Tracked("report", 9.0, "ValueError")])
     messages, models, report = cell.exchanges["messages"], cell.exchanges["models"], cell.tracked["report"]
-    assert (messages.requests, messages.failures) == (4, {"upstream_529": 1, "queue_full": 1})
+    assert (messages.requests, messages.failures) == (
+        6,
+        {"upstream_529": 2, "queue_full": 1, "upstream_error_event": 1},
+    )
     assert messages.bins == bins([2.0, 4.0, 2.0])
     assert (models.requests, models.failures) == (3, {"upstream_auth": 1})
     assert (report.requests, report.failures, report.bins) == (2, {"ValueError": 1}, bins([9.0, 9.0]))

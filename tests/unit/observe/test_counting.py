@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 from app.exchange import Attempt, Record
 from app.observe import counting
-from app.observe.folding import Fold
+from app.observe.folding import TYPES, Fold
 
 PLAIN = Record("r", "t", "GET", "/", 404, "unknown_route")
 
@@ -24,6 +24,7 @@ def few_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A fold of this test's own, and nothing left over for others."""
     monkeypatch.setattr(counting, "_model", Fold(50))
     monkeypatch.setattr(counting, "_tool", Fold(20))
+    monkeypatch.setattr(counting, "_type", Fold(TYPES))
     counting.flush()
     yield
     counting.flush()
@@ -57,6 +58,30 @@ def test_b41_requests_by_route_model_status_and_slug() -> None:
     count(PLAIN._replace(model="claude-x", status=200, slug=""), 3)
     count(PLAIN)
     assert (fine(), refused()) == (3, 1)
+
+
+def test_b41_failures_by_route_and_type() -> None:
+    """As the monitor has them; what is none has no series."""
+    fine = PLAIN._replace(status=200, slug="", attempts=(Attempt("200", 1.0),))
+    rises = {
+        kind: Rise("penstock_failures_total", route="t", type=kind) for kind in ("upstream_529", "queue_full")
+    }
+    event = Rise("penstock_failures_total", route="u", type="upstream_error_event")
+    count(fine)
+    count(PLAIN)
+    count(fine._replace(stream_error="overloaded_error"), 2)
+    count(fine._replace(attempts=(Attempt("529", 1.0),)))
+    count(fine._replace(route="u", stream_error="api_error"))
+    count(PLAIN._replace(slug="queue_full", status=503))
+    assert ({kind: rise() for kind, rise in rises.items()}, event()) == ({"upstream_529": 3, "queue_full": 1}, 1)
+    assert REGISTRY.get_sample_value("penstock_failures_total", {"route": "t", "type": ""}) is None
+
+
+def test_b41_types_of_failures_are_few() -> None:
+    other = Rise("penstock_failures_total", route="t", type="other")
+    for number in range(TYPES + 3):
+        count(PLAIN._replace(slug=f"slug_{number}"))
+    assert other() == 3
 
 
 def test_b41_nothing_is_counted_twice() -> None:

@@ -150,6 +150,11 @@ def test_what_else_there_may_be(change: dict[str, Any], text: str) -> None:
     assert text in explained(told(FULL._replace(**change)) | {"worker": 1})
 
 
+def test_an_error_event_in_the_stream_is_told_of() -> None:
+    erred = explained(told(FULL._replace(stream_error="api_error", cause="x")))
+    assert erred.startswith("POST /v1/messages: 200; the upstream's stream ended in api_error; cause: x\n")
+
+
 def test_nothing_is_told_of_what_there_was_not() -> None:
     text = explained(told(FULL._replace(tokens={}, cost_micro_usd=None, gaps=(), router_ms=None)))
     for word in ("tokens", "cost ", "Pauses", "router", "trace", "worker", "Connection events"):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from app import errors
-from app.observe.failures import failure
+from app.exchange import Attempt, Record
+from app.observe.failures import failure, failure_of
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,47 @@ from app.observe.failures import failure
 )
 def test_b44_types(slug: str, outcome: str, own_key: bool, found: str) -> None:
     assert failure(slug, outcome, own_key) == found
+
+
+@pytest.mark.parametrize(
+    ("slug", "outcome", "stream_error", "found"),
+    [
+        ("", "200", "overloaded_error", "upstream_529"),
+        ("", "200", "api_error", "upstream_error_event"),
+        ("", "200", "error", "upstream_error_event"),
+        ("", "overloaded_error", "overloaded_error", "upstream_529"),
+        ("client_gone", "200", "overloaded_error", "upstream_529"),
+        ("client_gone", "200", "api_error", "upstream_error_event"),
+        ("internal", "200", "api_error", "internal"),
+        ("stream_broken", "200", "api_error", "stream_broken"),
+    ],
+)
+def test_b44_a_stream_that_ended_in_an_error_event_failed(
+    slug: str, outcome: str, stream_error: str, found: str
+) -> None:
+    """Whether or not its client hung up upon it."""
+    assert failure(slug, outcome, False, stream_error) == found
+
+
+def test_b44_a_record_is_judged_by_its_last_try() -> None:
+    fine = Record(
+        "r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("529", 1.0), Attempt("200", 1.0))
+    )
+    refused = fine._replace(status=401, attempts=(Attempt("401", 1.0),))
+    cases = [
+        (fine, ""),
+        (fine._replace(stream_error="api_error"), "upstream_error_event"),
+        (fine._replace(stream_error="api_error", client_left=True), "upstream_error_event"),
+        (fine._replace(slug="stream_broken"), "stream_broken"),
+        (fine._replace(slug="stream_broken", client_left=True), ""),
+        (fine._replace(attempts=fine.attempts[:1]), "upstream_529"),
+        (refused, ""),
+        (refused._replace(credential="k"), "upstream_auth"),
+        (fine._replace(attempts=(), slug="queue_full"), "queue_full"),
+        (fine._replace(attempts=()), ""),
+    ]
+    for record, found in cases:
+        assert failure_of(record) == found, record
 
 
 def test_b44_every_error_of_ours_is_one_unless_it_speaks_of_the_request() -> None:

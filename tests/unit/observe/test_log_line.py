@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from app import errors
 from app.exchange import Attempt, Record
+from app.observe.failures import failure_of
 from app.observe.log_line import ERROR, INFO, WARNING, Clock, fields, level_of, line
 
 RECORD = Record("r", "messages", "POST", "/v1/messages", 200, "")
@@ -52,7 +53,27 @@ SLUGS = {
     ],
 )
 def test_b40_how_severe_an_exchange_is(status: int, slug: str, level: int) -> None:
-    assert level_of(RECORD._replace(status=status, slug=slug)) == level
+    tries = () if slug in SLUGS else (Attempt(str(status), 1.0),)
+    assert level_of(RECORD._replace(status=status, slug=slug, attempts=tries)) == level
+
+
+@pytest.mark.parametrize(
+    ("changed", "level"),
+    [
+        ({}, INFO),
+        ({"stream_error": "api_error"}, WARNING),
+        ({"stream_error": "overloaded_error", "slug": "client_gone", "client_left": True}, WARNING),
+        ({"stream_error": "api_error", "slug": "internal"}, ERROR),
+        ({"attempts": (Attempt("200", 1.0), Attempt("overloaded_error", 1.0))}, WARNING),
+        ({"attempts": (Attempt("overloaded_error", 1.0), Attempt("200", 1.0))}, INFO),
+        ({"attempts": (Attempt("403", 1.0),), "status": 403}, INFO),
+        ({"attempts": (Attempt("403", 1.0),), "status": 403, "credential": "k"}, WARNING),
+    ],
+)
+def test_b40_whatever_failed_is_a_warning(changed: dict[str, Any], level: int) -> None:
+    record = RECORD._replace(**({"attempts": (Attempt("200", 1.0),)} | changed))
+    assert level_of(record) == level
+    assert (level > INFO) == bool(failure_of(record))
 
 
 @pytest.mark.parametrize("slug", SLUGS)
@@ -76,14 +97,15 @@ def test_b40_a_line_tells_of_usage_router_and_connection() -> None:
 
 
 def test_b40_what_only_some_exchanges_have_is_told_of_those() -> None:
-    assert not {"gaps", "gaps_ms", "trace", "trace_parent"} & fields(RECORD).keys()
+    assert not {"gaps", "gaps_ms", "trace", "trace_parent", "stream_error"} & fields(RECORD).keys()
+    assert fields(RECORD._replace(stream_error="api_error"))["stream_error"] == "api_error"
     told = fields(RECORD._replace(gaps=(1, 2), gaps_ms=3.1234, trace="t", trace_parent="p"))
     assert (told["gaps"], told["gaps_ms"], told["trace"], told["trace_parent"]) == ((1, 2), 3.123, "t", "p")
 
 
 def test_b40_every_field_of_a_record_has_its_place() -> None:
     """Or is left out for a reason: what was kept goes its own way, and ``at`` is the line's time."""
-    told = fields(RECORD._replace(gaps=(1,), trace="t"))
+    told = fields(RECORD._replace(gaps=(1,), trace="t", stream_error="e"))
     assert set(Record._fields) - told.keys() == {"at", "captured"}
     assert set(told) - set(Record._fields) == {"connect_ms"}
 

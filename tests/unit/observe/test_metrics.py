@@ -21,6 +21,7 @@ from app.observe.histogram import Histogram
 # Dashboards and alerts are built on these: a change breaks them.
 COUNTERS = {
     "penstock_requests": ("route", "model", "status", "slug"),
+    "penstock_failures": ("route", "type"),
     "penstock_client_departures": ("route",),
     "penstock_request_bytes": ("route",),
     "penstock_response_bytes": ("route",),

@@ -191,6 +191,8 @@ def test_a_refused_exchange_has_no_server() -> None:
         ({"status": 529}, "529", "status 529"),
         ({"status": 503, "slug": "queue_full"}, "queue_full", "queue_full"),
         ({"status": 200, "slug": "stream_broken"}, "stream_broken", "stream_broken"),
+        ({"status": 200, "stream_error": "overloaded_error"}, "overloaded_error", "overloaded_error"),
+        ({"slug": "client_gone", "client_left": True, "stream_error": "api_error"}, "api_error", "api_error"),
         ({"status": 499, "slug": "client_gone", "client_left": True}, None, None),
         ({"status": 200, "slug": "client_gone", "client_left": True}, None, None),
     ],
