@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import threading
+import time
+from collections.abc import Iterator
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -94,6 +99,51 @@ def test_errors(server: Server, scenario: str, status: int, slug: str) -> None:
 def test_the_tries_of_a_failed_exchange(server: Server) -> None:
     row = _line(server, post(server.port, "refused").get("x-request-id"))
     assert [attempt["outcome"] for attempt in row["attempts"]] == ["protocol_broken"]  # type: ignore[attr-defined]
+
+
+class _LateFirstEvent(BaseHTTPRequestHandler):
+    """Sends the head of a stream at once, and its first event half a second later."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.wfile.flush()
+        time.sleep(0.5)
+        self.wfile.write(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def late() -> Iterator[str]:
+    """The address of an upstream whose first event is late."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _LateFirstEvent) as upstream:
+        thread = threading.Thread(target=upstream.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{upstream.server_address[1]}"
+        upstream.shutdown()
+        thread.join()
+
+
+def test_the_wait_for_a_first_event_is_the_upstreams(farm: Farm, kind: str, late: str) -> None:
+    """Though the head is not handed up before that."""
+    with farm.own(kind, upstream=late) as server:
+        answer = post(server.port, "any", stream=True)
+        row: dict[str, Any] = dict(_line(server, answer.get("x-request-id")))
+        assert row["upstream_head_ms"] < row["total_ms"] / 2 < row["ttfb_ms"]
+        assert 0 < row["gateway_ms"] < row["total_ms"] / 2
+        found = re.match(r"gateway;dur=([0-9.]+),", answer.get("server-timing"))
+        assert found is not None and float(found[1]) <= row["gateway_ms"] + 0.01
+
+        def seen() -> dict[str, Any]:
+            told: dict[str, Any] = ask(server.port, "/anthropic/metrics").json()["performance"]["windows"]["1m"]
+            return told
+
+        until(lambda: seen()["requests"] == 1, 5, "the monitor's figure")
+        assert seen()["latency_ms"]["p99"] < row["total_ms"] / 2
 
 
 @pytest.mark.parametrize("scenario", ["streamerror-2", "overloaded"])

@@ -91,6 +91,17 @@ def another_instead(server: Server, pid: int) -> None:
     until(lambda: {row["pid"] for row in server.lines("worker_started")} >= set(started), 15, "its start")
 
 
+def test_b44_error_events_in_streams_are_failures_here_and_there(farm: Farm) -> None:
+    """The monitor and the metrics have the same types."""
+    with farm.own("gevent") as server:
+        for scenario in ("streamerror-1", "overloaded", "stream-2x1ms"):
+            assert post(server.port, scenario, stream=True).status == 200
+        until(lambda: minute(server)["requests"] == 3, 5, "three streams")
+        assert {name: row["errors"] for name, row in minute(server)["by_type"].items()} == {"upstream_529": 2}
+        page = ask(server.port, "/metrics").body.decode()
+        assert 'penstock_failures_total{route="messages",type="upstream_529"} 2.0' in page
+
+
 def test_b44_either_worker_answers_for_both_and_for_those_that_are_gone(farm: Farm, simulator: Running) -> None:
     with farm.own("gevent", WEB_CONCURRENCY=2) as server:
         both_up(server)

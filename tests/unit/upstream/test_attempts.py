@@ -35,7 +35,7 @@ from app.policy.retry import Budget, Rules
 from app.store.facts import Fact
 from app.upstream import attempts, target
 from app.upstream.pool import Pool
-from app.upstream.transport_base import Asker, NotProcessed
+from app.upstream.transport_base import Asker, NotProcessed, Pairs
 from tests.unit.upstream.scripted import (
     NEVER,
     OVERLOADED,
@@ -118,6 +118,29 @@ def test_b20_a_head_without_an_event_is_not_held_for_long(monkeypatch: pytest.Mo
         with pytest.raises(StreamBroken):
             await one.serve(within_s=0.2)
         assert len(one.pools[0].sent) == 1
+
+    run(scene)
+
+
+def test_b40_a_reply_says_when_it_was_judged() -> None:
+    """At once, or with as much as it is judged by; that instant is also the end of its try."""
+
+    class Late(Canned):
+        async def __anext__(self) -> bytes:
+            if self.steps:
+                arrived_at.append(time.monotonic())
+            return await super().__anext__()
+
+    arrived_at: list[float] = []
+    event_stream: Pairs = [("content-type", "text/event-stream")]
+
+    async def scene() -> None:
+        for made in (answer(200, b"{}"), answer(500, STARTED, content_type="text/event-stream")):
+            reply = (await Scene([made], rules=Rules(1)).serve()).reply
+            assert reply is not None and reply.judged_at == reply.head_at
+        reply = (await Scene([Late(200, event_stream, [b"event: ", STARTED])]).serve()).reply
+        assert reply is not None and reply.head_at < arrived_at[1] <= reply.judged_at
+        assert reply.journey.attempts[-1].ms == (reply.judged_at - reply.sent_at) * 1000.0
 
     run(scene)
 
