@@ -42,7 +42,7 @@ def failure_of(record: Record) -> str:
     """The type of its failure, or "" for none; quick where there is none."""
     attempts = record.attempts
     outcome = attempts[-1].outcome if attempts else ""
-    if outcome == "200" and not (record.slug or record.stream_error or record.client_left):
+    if outcome == "200" and not (record.slug or record.stream_error):
         return ""
     slug = ClientGone.slug if record.client_left else record.slug
     return failure(slug, outcome, bool(record.credential), record.stream_error)

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -102,25 +103,41 @@ def test_the_tries_of_a_failed_exchange(server: Server) -> None:
 
 
 class _LateFirstEvent(BaseHTTPRequestHandler):
-    """Sends the head of a stream at once, and its first event half a second later."""
+    """Sends the head of a stream at once, and its first event half a second later.
+
+    Attributes:
+        waits_s: Before the head, and before the event.
+        event: All that comes.
+    """
+
+    waits_s = (0.0, 0.5)
+    event = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(self.waits_s[0])
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
         self.wfile.flush()
-        time.sleep(0.5)
-        self.wfile.write(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+        time.sleep(self.waits_s[1])
+        self.wfile.write(self.event)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 
 
-@pytest.fixture
-def late() -> Iterator[str]:
-    """The address of an upstream whose first event is late."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _LateFirstEvent) as upstream:
+class _LateHead(_LateFirstEvent):
+    """Sends the head when the client has had a sign of life, and an error event with it."""
+
+    waits_s = (1.5, 0.0)
+    event = b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"x"}}\n\n'
+
+
+@contextmanager
+def _upstream(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as upstream:
         thread = threading.Thread(target=upstream.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{upstream.server_address[1]}"
@@ -128,9 +145,17 @@ def late() -> Iterator[str]:
         thread.join()
 
 
-def test_the_wait_for_a_first_event_is_the_upstreams(farm: Farm, kind: str, late: str) -> None:
+def test_an_error_event_after_a_sign_of_life(farm: Farm, kind: str) -> None:
+    with _upstream(_LateHead) as late, farm.own(kind, upstream=late, STREAM_HEARTBEAT=1) as server:
+        answer = post(server.port, "any", stream=True)
+        row = _line(server, answer.get("x-request-id"))
+        assert answer.body.endswith(_LateHead.event) and answer.body != _LateHead.event
+        assert (row["status"], row["level"], row["stream_error"]) == (200, "warning", "api_error")
+
+
+def test_the_wait_for_a_first_event_is_the_upstreams(farm: Farm, kind: str) -> None:
     """Though the head is not handed up before that."""
-    with farm.own(kind, upstream=late) as server:
+    with _upstream(_LateFirstEvent) as late, farm.own(kind, upstream=late) as server:
         answer = post(server.port, "any", stream=True)
         row: dict[str, Any] = dict(_line(server, answer.get("x-request-id")))
         assert row["upstream_head_ms"] < row["total_ms"] / 2 < row["ttfb_ms"]
