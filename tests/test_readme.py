@@ -84,7 +84,7 @@ def test_the_windows_are_named_as_shown() -> None:
 
 def test_variables_named_in_the_prose_exist() -> None:
     prose = re.sub(r"<!-- settings:.*?<!-- /settings -->", "", README, flags=re.DOTALL)
-    known = {name for row in rows() for name in row.env} | {"GUNICORN_CMD_ARGS"}
+    known = {name for row in rows() for name in row.env} | {"GUNICORN_CMD_ARGS", "PROMETHEUS_MULTIPROC_DIR"}
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", prose))
     assert named
     assert named <= known

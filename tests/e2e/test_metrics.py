@@ -119,6 +119,7 @@ def all_kinds_of_traffic(server: Server) -> None:
 
     assert send("stream-20x1ms", stream=True) == 200
     assert send("flaky-1-529") == 200
+    assert send("status-500") == 500
     assert send("json-0ms") == 200
     assert send(PRICED, (("x-sim-replay", "0"),)) == 200
     with Raw(server.port) as raw:  # and leaves

@@ -29,8 +29,8 @@ RECORD = Record(
     "r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("200", 1.23456, "new"),),
     upstream_head_ms=5.0, gateway_ms=1.00049, client_left=True, fallback=True,
 )  # fmt: skip
-FAILED = RECORD._replace(request_id="failed", status=529)
-BROKEN = RECORD._replace(request_id="broken", status=500, slug="internal")
+FAILED = RECORD._replace(request_id="failed", status=529, attempts=(Attempt("529", 1.0),), client_left=False)
+BROKEN = RECORD._replace(request_id="broken", status=500, slug="internal", client_left=False)
 
 
 class Watch:
