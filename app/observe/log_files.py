@@ -25,6 +25,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from app.observe.log_stdout import pieces
+
 BACKLOG_BYTES = 1 << 20
 _TRIES = 20
 _MODE = 0o640
@@ -40,13 +42,16 @@ class RotatedFile:
 
     Args:
         path: Its name; rotated ones have ``.1``, ``.2`` … behind it, the newest first.
-        max_bytes: It is rotated before a write that would make it larger.
+        max_bytes: It is rotated before a write that would make it larger; only a line that is longer does.
         kept: Rotated files that are kept.
+
+    Attributes:
+        max_bytes: As given.
     """
 
     def __init__(self, path: Path, max_bytes: int, kept: int) -> None:
         self.path = path
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._kept = kept
         self._fd = -1
         self._pid = 0
@@ -60,7 +65,7 @@ class RotatedFile:
         """
         size = self._hold()
         try:
-            if size and size + len(data) > self._max_bytes:
+            if size and size + len(data) > self.max_bytes:
                 self._rotate()
                 size = self._hold()
             self._write(data, size)
@@ -179,11 +184,11 @@ class LogFile:
                 self._waiting_bytes -= len(data)
 
     def _gather(self) -> None:
-        """Make the new lines one write; where too much waits, the oldest writes are given up."""
-        data = b"".join(self._new)
-        self._waiting.append((len(self._new), data))
+        """Make the new lines one write, or as many as files they fill; of too much the oldest are given up."""
+        for count, data in pieces(self._new, self._file.max_bytes):
+            self._waiting.append((count, data))
+            self._waiting_bytes += len(data)
         self._new.clear()
-        self._waiting_bytes += len(data)
         while self._waiting_bytes > BACKLOG_BYTES and len(self._waiting) > 1:
             count, oldest = self._waiting.popleft()
             self._waiting_bytes -= len(oldest)

@@ -36,7 +36,7 @@ class Stdout:
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Write whole lines; never raises for what stdout does."""
-        for count, piece in _pieces(lines, self._most_bytes):
+        for count, piece in pieces(lines, self._most_bytes):
             self.lost += min(count, self._put(b"\n" + piece if self._torn else piece))
 
     def _put(self, piece: bytes) -> int:
@@ -65,7 +65,7 @@ def _is_shared_pipe(sink: Any) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def _pieces(lines: Sequence[bytes], most_bytes: int) -> Iterator[tuple[int, bytes]]:
+def pieces(lines: Sequence[bytes], most_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Lines joined into pieces of at most so many bytes, and how many lines each holds."""
     waiting: list[bytes] = []
     size = 0

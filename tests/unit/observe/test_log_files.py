@@ -66,6 +66,15 @@ def test_a_line_larger_than_a_file_has_one_of_its_own(tmp_path: Path) -> None:
     assert [(tmp_path / name).stat().st_size for name in ("a.json.2", "a.json.1", "a.json")] == [2, 51, 2]
 
 
+def test_lines_that_waited_together_fill_no_file_over_its_size(tmp_path: Path) -> None:
+    file = LogFile(RotatedFile(tmp_path / "a.json", 10, 5))
+    for number in range(5):
+        file.add(b"%d234\n" % number)
+    file.flush()
+    sizes = sorted(one.stat().st_size for one in tmp_path.iterdir())
+    assert sizes == [5, 10, 10]
+
+
 def test_files_beyond_what_is_kept_go_where_fewer_are_kept_than_before(tmp_path: Path) -> None:
     for number in range(1, 6):
         (tmp_path / f"a.json.{number}").write_text(str(number))

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.observe import log_stdout
-from app.observe.log_stdout import Stdout, _pieces
+from app.observe.log_stdout import Stdout, pieces
 
 ROOT = Path(__file__).resolve().parents[3]
 # One of several workers with one stdout.
@@ -64,7 +64,7 @@ def stdout(monkeypatch: pytest.MonkeyPatch, buffer: object) -> Stdout:
 
 @given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 60))
 def test_pieces_are_whole_lines_in_order_and_small_enough(lines: list[bytes], most: int) -> None:
-    found = list(_pieces(lines, most))
+    found = list(pieces(lines, most))
     assert b"".join(piece for _, piece in found) == b"".join(lines)
     assert sum(count for count, _ in found) == len(lines)
     assert all(len(piece) <= most or count == 1 for count, piece in found)
