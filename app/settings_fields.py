@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeGuard, get_args, get_origin
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
@@ -95,6 +96,18 @@ def off_or_a_second(value: float) -> float:
 def _without_slash(url: str) -> str:
     """A base URL to which a path that starts with a slash can be appended."""
     return url.rstrip("/")
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of an http(s) URL that has a host and a valid port, or None."""
+    if not url.isascii() or re.search(r"[\s\\\x00-\x1f\x7f]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.hostname and port_is_valid else None
 
 
 Url = Annotated[str, AfterValidator(_without_slash)]

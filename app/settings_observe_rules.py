@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from app import settings_otel, settings_prices
-from app.settings_fields import redacted
+from app.settings_fields import redacted, split_url
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -40,15 +39,7 @@ def webhook(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
     """An address that can be posted to; its path may be a secret, so it is never shown."""
     if settings.alert_webhook_url is None:
         return
-    url = settings.alert_webhook_url.get_secret_value()
-    try:
-        parts = urlsplit(url)
-        fine = (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        )
-    except ValueError:
-        fine = False
-    if not fine or not url.isascii() or re.search(r"[\s\\\x00-\x1f\x7f]", url):
+    if split_url(settings.alert_webhook_url.get_secret_value()) is None:
         yield f"{labels['alert_webhook_url']}=[hidden]: allowed is an http:// or https:// URL with a host."
 
 

@@ -13,10 +13,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from app import settings_chains, settings_observe_rules
-from app.settings_fields import GatewayKey, UpstreamKey, redacted
+from app.settings_fields import GatewayKey, UpstreamKey, redacted, split_url
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -114,20 +114,8 @@ def across(settings: Settings, labels: Mapping[str, str], failed: Iterable[str])
     return found
 
 
-def _split_url(url: str) -> SplitResult | None:
-    """The parts of an http(s) URL that has a host and a valid port, or None."""
-    if not url.isascii() or re.search(r"[\s\\\x00-\x1f\x7f]", url):
-        return None
-    try:
-        parts = urlsplit(url)
-        port_is_valid = parts.port is None or parts.port > 0
-    except ValueError:
-        return None
-    return parts if parts.scheme in ("http", "https") and parts.hostname and port_is_valid else None
-
-
 def _url(label: str, url: str) -> Iterator[str]:
-    parts = _split_url(url)
+    parts = split_url(url)
     start = f"{label}={redacted('', url)}: "
     if parts is None:
         yield start + "allowed is an http:// or https:// URL with a host."
@@ -144,7 +132,7 @@ def _upstream(settings: Settings, labels: Mapping[str, str]) -> Iterator[str]:
     """Where each provider is; in clear text only where nobody listens in, or when that was asked for."""
     for one in settings_chains.links(settings, labels).values():
         yield from _url(one.at_url, one.url)
-        parts = _split_url(one.url)
+        parts = split_url(one.url)
         plain = parts is not None and parts.scheme == "http" and not is_loopback(parts.hostname or "")
         if plain and not settings.allow_plaintext_upstream:
             yield (
