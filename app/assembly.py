@@ -18,14 +18,15 @@ from urllib.parse import urlsplit
 from app import metrics_dir, settings_otel
 from app.bridge.call import Bridge, get_bridge
 from app.bridge.loop import BackgroundLoop
-from app.exchange import Record
 from app.gateway.body import BodyRules
 from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
 from app.gateway.plan import Rules
+from app.gateway.records import Observer, Records
 from app.gateway.watching import Capture, Watching
 from app.observe import alerts, counting, node_cells
 from app.observe.cleaned import Cleaned
+from app.observe.groups import Gathered, Sorted
 from app.observe.log_made import exchange_log, redactor, shows_headers
 from app.observe.monitor import PerformanceMonitor, Setup, get_performance_monitor
 from app.observe.prices import Prices, tables
@@ -73,6 +74,7 @@ class Assembly:
         self._ca_pem = Path(settings.ssl_cert_file).read_bytes() if settings.ssl_cert_file else None
         self.log = exchange_log(settings)
         self.life = Life(settings.drain_timeout_s)
+        self.records = Records(shown=self.log.look)
         self.sharing = Sharing(self._link if settings.redis_url else None)
         self.limits = CallerLimits(
             _caller_rules(settings),
@@ -81,17 +83,14 @@ class Assembly:
             self._tell,
         )
         self.spans = self._spans()
-        self.remembered = Remembered(settings, _watching(settings, spans=False).capture is not None, self._tell)
+        self.remembered = Remembered(settings, self._tell, self.records.flush)
         self.monitor = self._monitor()
+        self.gathered = Gathered(self._counters())
         self.unshared = Unshared(self._tell)
         self.health = self._health()
-        self.gateway = Gateway(
-            _options(settings, _rules(settings, self.provider), self.spans is not None),
-            self.bridge,
-            self.dispatcher,
-            self.life,
-            self._observers(),
-        )
+        options = _options(settings, _rules(settings, self.provider), self.spans is not None)
+        self.gateway = Gateway(options, self.bridge, self.dispatcher, self.life, self.records)
+        self.records.observers = self._observers()
         self.proxy = self._proxy()
         self.ops = Ops(
             self.health,
@@ -106,7 +105,12 @@ class Assembly:
             settings.production_warmup_connections,
             self._pumps(),
             settings.switch_interval_ms / 1000.0,
-            (self.monitor.stop,) if self.spans is None else (self.spans.stop, self.monitor.stop),
+            (
+                self.records.close,
+                self.gathered.flush,
+                *((self.spans.stop,) if self.spans is not None else ()),
+                self.monitor.stop,
+            ),
         )
 
     def _health(self) -> Health:
@@ -121,6 +125,7 @@ class Assembly:
             lambda: self.spans.trouble if self.spans is not None else "",
             lambda: self.monitor.troubles,
             lambda: self.unshared.troubles,
+            self._settle,
         )
 
     def _proxy(self) -> Proxy:
@@ -137,23 +142,36 @@ class Assembly:
             self.remembered.admin_key,
         )
 
-    def _observers(self) -> tuple[Callable[[Record], None], ...]:
-        """Are shown the Record of every exchange, while its client waits for the end: they put it aside."""
-        found: list[Callable[[Record], None]] = [self.health.observe, self.log, *self.remembered.observers]
-        if self.settings.enable_metrics_endpoint:
-            counting.limit_models(self.settings.metrics_models)
-            found.append(counting.observe)
-        if self.settings.enable_performance_monitor:
-            found.append(self.monitor.observe)
+    def _observers(self) -> tuple[Observer, ...]:
+        """Are shown the Records of all exchanges, while a client may wait: what takes long they put aside."""
+        found: list[Observer] = [self.health.observe, self.log.observe, *self.remembered.observers]
+        if self.settings.enable_metrics_endpoint or self.settings.enable_performance_monitor:
+            found.append(self.gathered.observe)
         if self.spans is not None:
             found.append(self.spans.observe)
         return tuple(found)
 
+    def _counters(self) -> tuple[Callable[[Sorted], None], ...]:
+        """Count what has been gathered."""
+        found: list[Callable[[Sorted], None]] = []
+        if self.settings.enable_metrics_endpoint:
+            counting.limit_models(self.settings.metrics_models)
+            found.append(counting.count)
+        if self.settings.enable_performance_monitor:
+            found.append(self.monitor.observe)
+        return tuple(found)
+
+    def _settle(self) -> None:
+        """Make and count the Records of all that is over: somebody asks."""
+        self.records.flush()
+        self.gathered.flush()
+
     def _pumps(self) -> tuple[Callable[[], None], ...]:
         """Do what was put off, every quarter second."""
-        found: list[Callable[[], None]] = [self.sharing.pump, self.limits.pump, *self.remembered.pumps]
+        found: list[Callable[[], None]] = [self.records.pump, self.gathered.flush, self.sharing.pump]
+        found += (self.limits.pump, *self.remembered.pumps)
         if self.settings.enable_metrics_endpoint:
-            found += [counting.flush, self.unshared.pump]
+            found.append(self.unshared.pump)
         if self.settings.enable_performance_monitor:
             found.append(self.monitor.pump)
         if self.spans is not None:
@@ -182,6 +200,7 @@ class Assembly:
             lambda: shared(environment(), node_cells.VARIABLE),
             self._tell,
             lambda: self.life.draining,
+            self._settle,
         )
         monitor.configure(setup, Watch(thresholds, self._tell, webhook if secret is not None else None))
         return monitor

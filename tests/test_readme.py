@@ -59,7 +59,9 @@ def _logged() -> dict[str, Any]:
 def test_the_log_line_has_the_fields_that_are_logged() -> None:
     row = _logged()
     attempts = tuple(Attempt(**attempt) for attempt in row["attempts"])
-    known = {name: value for name, value in row.items() if name in Record._fields} | {"attempts": attempts}
+    known = {name: value for name, value in row.items() if name in Record.__struct_fields__} | {
+        "attempts": attempts
+    }
     logged = fields(Record(**known)) | {"event": "exchange", "level": "info", "time": row["time"]}
     assert list(logged.items()) == list(row.items())
     failed = Record(**known)._replace(stream_error="overloaded_error")

@@ -1,4 +1,4 @@
-"""Gather one exchange's facts, tell the client what it waited for, and make the Record at the end, once.
+"""Gather one exchange's facts, tell the client what it waited for, and make the Record once it is over.
 
 Runs on: worker.
 """
@@ -16,18 +16,20 @@ from app.exchange import Exchange, Headers, Journey, Record, Reply
 from app.gateway.life import Life
 from app.gateway.pace import Pace
 from app.gateway.plan import model_of
+from app.gateway.records import CALM, FAILED, OWN_FAULT, Records
 from app.gateway.timing import timing
 from app.gateway.watching import Kept, Watching
 from app.wire import router
 from app.wire.headers import first
 from app.wire.trace import NO_TRACE, begin
-from app.wire.usage import NO_TERMS, Stated, UsageTap
+from app.wire.usage import NO_TERMS, Stated, Tap, usage_tap
 
 # Kinds of tokens that count against a caller's day, as the provider's own limits count: cache reads do not.
 _COUNTED = ("input_tokens", "cache_creation_input_tokens", "output_tokens")
 # Where an answer's usage is what this very exchange used: ``count_tokens`` estimates, other objects report.
 _USING: Final = frozenset({"messages"})
 _NOTHING: Final = Stated({}, False, NO_TERMS)
+_NOWHERE: Final = Journey()
 _TOLD: Final = frozenset({len("request-id"), len("content-type"), len("content-encoding")})
 
 
@@ -51,9 +53,9 @@ def _in_vain_ms(journey: Journey) -> float:
     return sum(attempt.ms for attempt in journey.attempts[:-1]) if len(journey.attempts) > 1 else 0.0
 
 
-def _cause(error: GatewayError | None) -> str:
+def _cause(error: GatewayError) -> str:
     """What a library said was wrong, for the log."""
-    below = error.__cause__ if error is not None else None
+    below = error.__cause__
     return f"{type(below).__name__}: {below}"[:300] if below is not None else ""
 
 
@@ -77,7 +79,7 @@ class Account:
     Args:
         exchange: What the client sent.
         life: Of this worker; counts what is under way.
-        observers: Are shown the Record.
+        records: Has the Record made.
         watching: What is looked at besides.
         admission: Of its caller.
 
@@ -92,13 +94,13 @@ class Account:
         self,
         exchange: Exchange,
         life: Life,
-        observers: Sequence[Callable[[Record], None]],
+        records: Records,
         watching: Watching,
         admission: Admission | None = None,
     ) -> None:
         self._exchange = exchange
         self._life = life
-        self._observers = observers
+        self._records = records
         self._watching = watching
         self._admission = admission
         self._reply: Reply | None = None
@@ -106,7 +108,12 @@ class Account:
         self._crossing: Crossing | None = None
         self._head_up_at = 0.0
         self._settled = False
-        self._tap: UsageTap | None = None
+        self._error: GatewayError | None = None
+        self._left = False
+        self._sent_bytes = 0
+        self._ended_at = self._up_ended_at = 0.0
+        self._used: Stated | None = None
+        self._tap: Tap | None = None
         self._pace: Pace | None = None
         self._kept = Kept(watching.capture) if watching.capture is not None else None
         started = first(exchange.headers, router.NAME)
@@ -131,8 +138,7 @@ class Account:
         admission = self._admission
         reads = self._watching.reads_usage or (admission is not None and admission.counts_tokens)
         if reads and self._exchange.route in _USING:
-            tap = UsageTap(told.get("content-type", ""), self.coding)
-            self._tap = tap if tap.known else None
+            self._tap = usage_tap(told.get("content-type", ""), self.coding)
 
     def feed(self, piece: bytes) -> None:
         """A piece of the answer on its way to the client."""
@@ -172,72 +178,101 @@ class Account:
         if isinstance(journey, Journey):
             found.append(("x-penstock-provider", journey.provider))
             if self._watching.server_timing:
-                reply, now = self._reply, time.monotonic()
-                sent_at, head_at = (reply.sent_at, reply.head_at) if reply is not None else (now, now)
-                added_ms = (sent_at - self._exchange.received_at) * 1000.0 - _in_vain_ms(journey)
-                value = timing(journey, added_ms, (head_at - sent_at) * 1000.0, self._router_ms)
-                found.append(("server-timing", value))
+                found.append(("server-timing", self._timing(journey)))
         if self._admission is not None:
             found += self._admission.headers
         return tuple(found)
 
+    def _timing(self, journey: Journey) -> str:
+        reply = self._reply
+        sent_at = reply.sent_at if reply is not None else time.monotonic()
+        added_ms = (sent_at - self._exchange.received_at) * 1000.0
+        if len(journey.attempts) > 1:
+            added_ms -= _in_vain_ms(journey)
+        upstream_ms = (reply.head_at - sent_at) * 1000.0 if reply is not None else 0.0
+        return timing(journey, added_ms, upstream_ms, self._router_ms)
+
     def settle(self, error: GatewayError | None, left: bool, sent_bytes: int) -> None:
-        """The exchange is over: make the Record and show it to the observers."""
+        """The exchange is over: its Record is made and shown, now or a little later."""
         if self._settled:
             return
         self._settled = True
         self._life.in_flight -= 1
-        used = self._tap.stated(error is None and not left) if self._tap is not None else _NOTHING
+        self._error, self._left, self._sent_bytes = error, left, sent_bytes
+        crossing, reply = self._crossing, self._reply
+        if crossing is not None:
+            self._up_ended_at = crossing.up.ended_at
+            self._crossing = None
         if self._admission is not None:
-            self._admission.finish(sum(used.tokens.get(kind, 0) for kind in _COUNTED))
-        record = self._record(error, left, sent_bytes, time.monotonic(), used)
-        for observe in self._observers:
-            observe(record)
+            self._finish(self._admission)
+        now = self._ended_at = time.monotonic()
+        hurry = CALM
+        if error is not None:
+            hurry = OWN_FAULT if error.slug == GatewayError.slug else FAILED
+        elif reply is None or reply.status >= 400:
+            hurry = FAILED
+        self._records.add(self._record, now, hurry, len(self._exchange.body) + sent_bytes)
 
-    def _record(self, error: GatewayError | None, left: bool, sent_bytes: int, now: float, used: Stated) -> Record:
-        exchange, reply, pace = self._exchange, self._reply, self._pace
+    def _finish(self, admission: Admission) -> None:
+        """Tell the caller's limits what was used."""
+        used = self._stated() if admission.counts_tokens else _NOTHING
+        admission.finish(sum(used.tokens.get(kind, 0) for kind in _COUNTED))
+
+    def _stated(self) -> Stated:
+        """What was used; read once."""
+        used = self._used
+        if used is None:
+            tap = self._tap
+            used = _NOTHING if tap is None else tap.stated(self._error is None and not self._left)
+            self._used = used
+        return used
+
+    def _record(self, epoch_s: float) -> Record:
+        """Everything there is to know; ``epoch_s`` is what an instant lacks to seconds since the epoch."""
+        exchange, reply, pace, error, left = self._exchange, self._reply, self._pace, self._error, self._left
         received_at = exchange.received_at
         told = reply.journey if reply is not None else error.journey if error is not None else None
-        journey = cast(Journey, told) if told is not None else Journey()
+        journey = cast(Journey, told) if told is not None else _NOWHERE
         model = model_of(exchange.body)
-        tokens, price, shown = used.tokens, self._watching.price, self._watching.shown
-        return Record(
-            request_id=exchange.id,
-            route=exchange.route,
-            method=exchange.method,
-            path=shown(exchange.target.partition("?")[0]),
-            status=self._status(error, left),
-            slug=ClientGone.slug if left else error.slug if error is not None else "",
-            model=shown(model),
-            upstream_request_id=self._upstream_id,
-            request_bytes=len(exchange.body) or exchange.content_length or 0,
-            response_bytes=sent_bytes,
-            stream=reply is not None and reply.stream,
-            http_version=reply.http_version if reply else "",
-            attempts=journey.attempts,
-            provider=journey.provider,
-            credential=journey.credential,
-            caller=exchange.caller,
-            queue_ms=journey.queue_ms if told is not None else None,
-            upstream_head_ms=(reply.head_at - reply.sent_at) * 1000.0 if reply else None,
-            ttfb_ms=(self._head_up_at - received_at) * 1000.0 if reply else None,
-            total_ms=(now - received_at) * 1000.0,
-            gateway_ms=self._added_s(reply) * 1000.0 if reply else None,
-            client_left=left,
-            fallback=self.fallback,
-            cause=_cause(error),
-            tokens=tokens,
-            usage_complete=used.complete,
-            cost_micro_usd=price(model, tokens, used.terms) if tokens and price is not None else None,
-            at=time.time(),
-            router_ms=self._router_ms,
-            first_event_ms=pace.first_ms(received_at) if pace is not None else None,
-            gaps=pace.gaps if pace is not None else (),
-            gaps_ms=pace.gaps_ms if pace is not None else 0.0,
-            trace=self.trace.own,
-            trace_parent=self.trace.parent,
-            captured=self._kept.captured(exchange, self.coding) if self._kept is not None else None,
-            stream_error=self._stream_error,
+        price, shown = self._watching.price, self._watching.shown
+        tokens, complete, terms = self._stated()
+        return Record(  # in order: by name they would take twenty times as long
+            exchange.id,
+            exchange.route,
+            exchange.method,
+            shown(exchange.target.partition("?")[0]),
+            self._status(error, left),
+            ClientGone.slug if left else error.slug if error is not None else "",
+            shown(model),
+            self._upstream_id,
+            len(exchange.body) or exchange.content_length or 0,
+            self._sent_bytes,
+            reply is not None and reply.stream,
+            reply.http_version if reply is not None else "",
+            journey.attempts,
+            journey.provider,
+            journey.credential,
+            exchange.caller,
+            journey.queue_ms if told is not None else None,
+            (reply.head_at - reply.sent_at) * 1000.0 if reply is not None else None,
+            (self._head_up_at - received_at) * 1000.0 if reply is not None else None,
+            (self._ended_at - received_at) * 1000.0,
+            self._added_s(reply) * 1000.0 if reply is not None else None,
+            left,
+            self.fallback,
+            _cause(error) if error is not None else "",
+            tokens,
+            complete,
+            price(model, tokens, terms) if tokens and price is not None else None,
+            epoch_s + self._ended_at,
+            self._router_ms,
+            pace.first_ms(received_at) if pace is not None else None,
+            pace.gaps if pace is not None else (),
+            pace.gaps_ms if pace is not None else 0.0,
+            self.trace.own,
+            self.trace.parent,
+            self._kept.captured(exchange, self.coding) if self._kept is not None else None,
+            self._stream_error,
         )
 
     def _status(self, error: GatewayError | None, left: bool) -> int:
@@ -250,9 +285,8 @@ class Account:
 
     def _added_s(self, reply: Reply) -> float:
         """Seconds the gateway itself added, down and up."""
-        up = self._crossing.up if self._crossing is not None else None
         # a short answer is held until it is whole, a stream until it is judged: that wait is the upstream's
-        held = not reply.stream and up is not None and 0.0 < up.ended_at <= self._head_up_at
-        there_at = up.ended_at if held and up is not None else reply.judged_at
+        ended_at, head_up_at = self._up_ended_at, self._head_up_at
+        there_at = ended_at if not reply.stream and 0.0 < ended_at <= head_up_at else reply.judged_at
         down_s = reply.sent_at - self._exchange.received_at - _in_vain_ms(reply.journey) / 1000.0
-        return down_s + max(0.0, self._head_up_at - there_at)
+        return down_s + (head_up_at - there_at if head_up_at > there_at else 0.0)

@@ -16,11 +16,12 @@ from app.bridge.call import Bridge, Crossing
 from app.bridge.loop import BackgroundLoop
 from app.bridge.stream import LIMIT_BYTES
 from app.errors import ClientGone, DeadlinePassed, Draining, GatewayError
-from app.exchange import Exchange, Headers, Plan, Record, Reply
+from app.exchange import Exchange, Headers, Plan, Reply
 from app.gateway.account import Account, Admission
 from app.gateway.body import Body, BodyRules, EventStream, Watch, plain
 from app.gateway.life import Life
 from app.gateway.plan import Rules, make_plan
+from app.gateway.records import Records
 from app.gateway.results_url import LIMIT_BYTES as MOST_JSON_BYTES
 from app.gateway.results_url import rewritten
 from app.gateway.watching import USUAL, Watching
@@ -93,7 +94,7 @@ class Gateway:
         bridge: Gives the process's bridge.
         dispatcher: Gives a loop's dispatcher; called on that loop.
         life: State of this worker.
-        observers: Called with every Record.
+        records: Makes the Records of what is over.
     """
 
     def __init__(
@@ -102,13 +103,13 @@ class Gateway:
         bridge: Callable[[], Bridge],
         dispatcher: Callable[[BackgroundLoop], Dispatcher],
         life: Life,
-        observers: tuple[Callable[[Record], None], ...],
+        records: Records,
     ) -> None:
         self.options = options
         self.bridge = bridge
         self.life = life
         self._dispatcher = dispatcher
-        self._observers = observers
+        self.records = records
 
     def handle(
         self, exchange: Exchange, endpoint: Endpoint, client: Client, admission: Admission | None = None
@@ -124,7 +125,7 @@ class Gateway:
         Raises:
             GatewayError: It is over already; its Record has been made.
         """
-        account = Account(exchange, self.life, self._observers, self.options.watching, admission)
+        account = Account(exchange, self.life, self.records, self.options.watching, admission)
         try:
             if self.life.draining:
                 raise Draining
@@ -140,7 +141,7 @@ class Gateway:
 
     def refuse(self, exchange: Exchange, error: GatewayError) -> None:
         """Record an exchange that ended before it could be handled."""
-        Account(exchange, self.life, self._observers, self.options.watching).settle(error, False, 0)
+        Account(exchange, self.life, self.records, self.options.watching).settle(error, False, 0)
 
     def _cross(self, exchange: Exchange, plan: Plan, client: Client, account: Account) -> Answer:
         watch = Watch(client.gone, self.life.is_cut, plan.deadline_at + _NET_S)

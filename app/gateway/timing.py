@@ -35,19 +35,16 @@ def timing(journey: Journey, gateway_ms: float, upstream_ms: float, router_ms: f
         upstream_ms: From there to the upstream's head.
         router_ms: Before all that; None where no router told.
     """
-    attempts = journey.attempts
+    _, label, queue_ms, attempts = journey
     tried = ""
     if attempts:
-        last = attempts[-1]
-        tried = (
-            f", connect;dur={last.connect_ms:.2f}" if last.connect_ms else _CONNECTIONS.get(last.connection, "")
-        )
-        if len(attempts) > 1 or last.waited_ms:
+        _, _, connection, _, _, waited_ms, connect_ms = attempts[-1]
+        tried = f", connect;dur={connect_ms:.2f}" if connect_ms else _CONNECTIONS.get(connection, "")
+        if waited_ms or len(attempts) > 1:
             tried += _in_vain(attempts)
-    value = (
-        f"gateway;dur={gateway_ms:.2f}, queue;dur={journey.queue_ms:.2f}, upstream;dur={upstream_ms:.2f}"
-        f"{tried}{_credential(journey.credential)}"
-    )
+    if label:
+        tried += _credential(label)
+    value = f"gateway;dur={gateway_ms:.2f}, queue;dur={queue_ms:.2f}, upstream;dur={upstream_ms:.2f}{tried}"
     return value if router_ms is None else f"router;dur={router_ms:.2f}, {value}"
 
 
@@ -60,7 +57,7 @@ def _in_vain(attempts: tuple[Attempt, ...]) -> str:
 
 @lru_cache(maxsize=1024)
 def _credential(label: str) -> str:
-    return f', credential;desc="{quotable(label)}"' if label else ""
+    return f', credential;desc="{quotable(label)}"'
 
 
 @lru_cache(maxsize=1024)

@@ -14,8 +14,11 @@ Pure.
 from __future__ import annotations
 
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
+from math import ceil, log, log1p
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
@@ -23,9 +26,8 @@ from ddsketch import LogarithmicMapping
 from ddsketch.ddsketch import BaseDDSketch
 from ddsketch.store import DenseStore
 
-from app.exchange import Record
-from app.observe.failures import failure_of
 from app.observe.folding import OTHER, TYPES, Fold
+from app.observe.groups import Sorted, failures
 
 ACCURACY: Final = 0.01
 LEAST_MS: Final = 0.001
@@ -36,6 +38,8 @@ ENDPOINTS: Final = 24
 
 _MAPPING: Final = LogarithmicMapping(ACCURACY)
 _LEAST_KEY: Final = _MAPPING.key(LEAST_MS)
+_BINS_PER_DOUBLING: Final = 1 / log1p(2 * ACCURACY / (1 - ACCURACY)) * log(2)
+_GATEWAY_MS: Final = attrgetter("gateway_ms")
 
 
 class Level(NamedTuple):
@@ -163,38 +167,38 @@ class Gathering:
     def __init__(self) -> None:
         self._route, self._endpoint, self._type = Fold(ENDPOINTS), Fold(ENDPOINTS), Fold(TYPES)
 
-    def cell(self, records: Iterable[Record], tracked: Iterable[Tracked] = ()) -> Cell:
+    def cell(self, found: Iterable[Sorted], tracked: Iterable[Tracked] = ()) -> Cell:
         """What these amount to."""
         made = Cell()
-        kinds: Counter[tuple[str, str]] = Counter()
-        times: defaultdict[str, list[float]] = defaultdict(list)
-        for record in records:
-            kinds[record.route, failure_of(record)] += 1
-            if record.gateway_ms is not None:
-                times[record.route].append(record.gateway_ms)
-        for (route, kind), count in kinds.items():
-            self._count(made.exchanges, self._route(route), kind, count)
-        for route, all_ms in times.items():
-            _add(made.exchanges[self._route(route)].bins, bins(all_ms))
+        for sort, group in chain.from_iterable(one.items() for one in found):
+            series = self._series(made.exchanges, self._route(sort.route))
+            series.requests += len(group)
+            for kind, count in failures(sort, group).items():
+                _add(series.failures, {self._type(kind): count})
+            _add(series.bins, bins([ms for ms in map(_GATEWAY_MS, group) if ms is not None]))
         for endpoint, ms, error in tracked:
-            name = self._endpoint(endpoint)
-            self._count(made.tracked, name, error, 1)
-            _add(made.tracked[name].bins, bins([ms]))
+            series = self._series(made.tracked, self._endpoint(endpoint))
+            series.requests += 1
+            if error:
+                _add(series.failures, {self._type(error): 1})
+            _add(series.bins, bins([ms]))
         return made
 
-    def _count(self, into: dict[str, Series], name: str, error: str, count: int) -> None:
+    def _series(self, into: dict[str, Series], name: str) -> Series:
         series = into.get(name)
         if series is None:
             series = into[name] = Series()
-        series.requests += count
-        if error:
-            _add(series.failures, {self._type(error): count})
+        return series
 
 
 def bins(times_ms: Iterable[float]) -> Counter[int]:
-    """How many times fall into each bin."""
-    key = _MAPPING.key
-    return Counter([key(min(ms, MOST_MS)) if ms > LEAST_MS else _LEAST_KEY for ms in times_ms])
+    """How many times fall into each bin: the sketch's own keys, which it would take four times as long over."""
+    return Counter(
+        [
+            ceil(log(ms if ms < MOST_MS else MOST_MS, 2) * _BINS_PER_DOUBLING) if ms > LEAST_MS else _LEAST_KEY
+            for ms in times_ms
+        ]
+    )
 
 
 class Rings:
@@ -286,10 +290,10 @@ def decode(data: bytes) -> tuple[int, Cell] | None:
 
 def _series(plain: Mapping[str, list[Any]]) -> dict[str, Series]:
     found = {}
-    for name, (requests, failures, steps, counts) in plain.items():
+    for name, (requests, failed, steps, counts) in plain.items():
         key, filled = 0, {}
         for step, count in zip(steps, counts, strict=True):
             key += step
             filled[key] = count
-        found[name] = Series(requests, failures, filled)
+        found[name] = Series(requests, failed, filled)
     return found

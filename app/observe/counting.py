@@ -1,29 +1,25 @@
-"""Count finished exchanges: kept as they come, added up a few times a second.
+"""Count finished exchanges, for Prometheus.
 
-    observe(record)   any thread; one append
-    flush()           the keeper every quarter second, whoever is scraped, and the end of the worker
+    count(found)      any thread: Records that have been sorted
     limit_models(n)   as the settings say, once
 
-What a worker had not added up yet when it was killed (a quarter second at most) is not in its counters.
+What had not been gathered and counted when a worker was killed (a quarter second at most) is not in its counters.
 
 Runs on: worker. Never on the loop thread: Prometheus' locks are gevent's (facts 3).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 from app.exchange import Attempt, Record
 from app.observe import metrics
-from app.observe.failures import failure_of
 from app.observe.folding import TYPES, Fold, reason_label, status_label
+from app.observe.groups import Sort, Sorted, failures
 from app.observe.histogram import Histogram
-
-_waiting: Final[deque[Record]] = deque()
-observe: Final = _waiting.append
-"""Take one Record to be counted."""
 
 _model: Final = Fold(50)
 _tool: Final = Fold(20)
@@ -41,6 +37,13 @@ _WRITTEN_5M: Final = "cache_creation.ephemeral_5m_input_tokens"
 _WRITTEN_1H: Final = "cache_creation.ephemeral_1h_input_tokens"
 _TOOL: Final = "server_tool_use."
 _MS: Final = 1000.0
+
+_REQUEST_BYTES: Final = attrgetter("request_bytes")
+_RESPONSE_BYTES: Final = attrgetter("response_bytes")
+_TOTAL_MS: Final = attrgetter("total_ms")
+_ATTEMPTS: Final = attrgetter("attempts")
+_QUEUE_MS: Final = attrgetter("queue_ms")
+_COST: Final = attrgetter("cost_micro_usd")
 
 
 def limit_models(limit: int) -> None:
@@ -115,24 +118,32 @@ class _Usage:
         self.cost_micro_usd = 0
         self.unpriced = 0
 
-    def add(self, tokens: Mapping[str, int], cost_micro_usd: int | None) -> None:
-        """Of one more. Cache writes of which the answer does not say how long they are kept count as 5 minutes."""
-        mine = self.tokens
-        for name, count in tokens.items():
-            if count:
-                mine[name] += count
-        if written := tokens.get(_WRITTEN):
-            unsaid = written - tokens.get(_WRITTEN_5M, 0) - tokens.get(_WRITTEN_1H, 0)
-            if unsaid > 0:
-                mine[_WRITTEN_5M] += unsaid
-        if cost_micro_usd is not None:
-            self.cost_micro_usd += cost_micro_usd
-        elif any(tokens.values()):
-            self.unpriced += 1
+    def add(self, records: Iterable[Record]) -> None:
+        """Of more of them; those that name the same figures are added up figure by figure."""
+        shapes: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
+        for record in records:
+            shapes[tuple(record.tokens)].append(record)
+        for names, alike in shapes.items():
+            columns = zip(*[record.tokens.values() for record in alike], strict=True)
+            totals = {name: sum(counts) for name, counts in zip(names, columns, strict=True)}
+            self.tokens.update(totals)
+            if totals.get(_WRITTEN):
+                self.tokens[_WRITTEN_5M] += sum(_unsaid(record.tokens) for record in alike)
+            self._price(alike)
+
+    def _price(self, records: Sequence[Record]) -> None:
+        costs = list(map(_COST, records))
+        if None in costs:
+            self.unpriced += sum(
+                record.cost_micro_usd is None and any(record.tokens.values()) for record in records
+            )
+        self.cost_micro_usd += sum(filter(None, costs))
 
     def publish(self, model: str) -> None:
         """Into the metrics."""
         for name, count in self.tokens.items():
+            if not count:
+                continue
             if name in _KINDS:
                 metrics.TOKENS.labels(_KINDS[name], model).inc(count)
             elif name.startswith(_TOOL):
@@ -142,6 +153,11 @@ class _Usage:
             metrics.COST_USD.labels(model).inc(self.cost_micro_usd / 1e6)
         if self.unpriced:
             metrics.UNPRICED.labels(model).inc(self.unpriced)
+
+
+def _unsaid(tokens: Mapping[str, int]) -> int:
+    """Cache writes of which the answer does not say how long they are kept: they count as 5 minutes."""
+    return max(0, tokens.get(_WRITTEN, 0) - tokens.get(_WRITTEN_5M, 0) - tokens.get(_WRITTEN_1H, 0))
 
 
 class _Sum:
@@ -159,53 +175,56 @@ class _Sum:
         self.drops = 0
         self.fallbacks = 0
 
-    def add(self, record: Record) -> None:
-        """One more."""
-        model = _model(record.model)
-        self.requests[record.route, model, record.status, record.slug] += 1
-        if kind := failure_of(record):
-            self.failures[record.route, _type(kind)] += 1
-        route = self.routes[record.route]
-        route.request_bytes += record.request_bytes
-        route.response_bytes += record.response_bytes
-        route.total.append(record.total_ms)
-        self.drops += record.slug == "queue_full"
-        route.departures += record.client_left
-        self.fallbacks += record.fallback
-        if record.queue_ms is not None:
-            self._add_journey(record, record.queue_ms)
-        if record.upstream_head_ms is not None:
-            self._add_head(record, route, record.upstream_head_ms)
-        if record.tokens:
-            self.usage[model].add(record.tokens, record.cost_micro_usd)
-            route.partial += not record.usage_complete
+    def add(self, sort: Sort, group: Sequence[Record]) -> None:
+        """More of one sort."""
+        model, count = _model(sort.model), len(group)
+        self.requests[sort.route, model, sort.status, sort.slug] += count
+        for kind, failed in failures(sort, group).items():
+            self.failures[sort.route, _type(kind)] += failed
+        route = self.routes[sort.route]
+        route.request_bytes += sum(map(_REQUEST_BYTES, group))
+        route.response_bytes += sum(map(_RESPONSE_BYTES, group))
+        route.total += map(_TOTAL_MS, group)
+        if sort.slug == "queue_full":
+            self.drops += count
+        if sort.client_left:
+            route.departures += count
+        if sort.fallback:
+            self.fallbacks += count
+        self._add_journeys(sort.provider, group)
+        self._add_heads(route, group)
+        if used := [record for record in group if record.tokens]:
+            self.usage[model].add(used)
+            route.partial += sum(not record.usage_complete for record in used)
 
-    def _add_head(self, record: Record, route: _Route, upstream_ms: float) -> None:
-        route.upstream.append(upstream_ms)
-        if record.gateway_ms is not None:
-            route.added.append(record.gateway_ms)
-        if record.ttfb_ms is not None:
-            route.first_byte.append(record.ttfb_ms)
-        if record.first_event_ms is not None:
-            route.first_event.append(record.first_event_ms)
-            if record.gaps:
-                route.pause(record.gaps, record.gaps_ms)
+    def _add_heads(self, route: _Route, group: Sequence[Record]) -> None:
+        for record in group:
+            if record.upstream_head_ms is None:
+                continue
+            route.upstream.append(record.upstream_head_ms)
+            if record.gateway_ms is not None:
+                route.added.append(record.gateway_ms)
+            if record.ttfb_ms is not None:
+                route.first_byte.append(record.ttfb_ms)
+            if record.first_event_ms is not None:
+                route.first_event.append(record.first_event_ms)
+                if record.gaps:
+                    route.pause(record.gaps, record.gaps_ms)
 
-    def _add_journey(self, record: Record, queue_ms: float) -> None:
-        self.waits[record.provider].append(queue_ms)
-        attempts = record.attempts
-        if not attempts:
-            return
-        self.attempts[record.provider].append(len(attempts))
-        for attempt in attempts:
-            if attempt.connect_ms:
-                self.connects[attempt.provider].append(attempt.connect_ms)
-        if len(attempts) > 1:
-            self._add_retries(attempts[:-1])
-
-    def _add_retries(self, in_vain: tuple[Attempt, ...]) -> None:
-        for attempt in in_vain:
-            self.retries[attempt.provider, attempt.outcome] += 1
+    def _add_journeys(self, provider: str, group: Sequence[Record]) -> None:
+        waits = [queue_ms for queue_ms in map(_QUEUE_MS, group) if queue_ms is not None]
+        if waits:
+            self.waits[provider] += waits
+        journeys: list[tuple[Attempt, ...]] = list(filter(None, map(_ATTEMPTS, group)))
+        if journeys:
+            self.attempts[provider] += map(len, journeys)
+        for attempts in journeys:
+            for attempt in attempts:
+                if attempt.connect_ms:
+                    self.connects[attempt.provider].append(attempt.connect_ms)
+            if len(attempts) > 1:
+                for attempt in attempts[:-1]:
+                    self.retries[attempt.provider, attempt.outcome] += 1
 
     def publish(self) -> None:
         """Into the metrics."""
@@ -231,15 +250,9 @@ def _publish(histogram: Histogram, found: Mapping[str, list[float]], per_unit: f
         histogram.labels(label).observe_all(values, per_unit)
 
 
-def flush() -> None:
-    """Count all that waits. From any thread; each Record is counted once."""
-    if not _waiting:
-        return
-    found = _Sum()
-    while True:
-        try:
-            record = _waiting.popleft()
-        except IndexError:  # another thread had the last one
-            break
-        found.add(record)
-    found.publish()
+def count(found: Sorted) -> None:
+    """Count these."""
+    made = _Sum()
+    for sort, group in found.items():
+        made.add(sort, group)
+    made.publish()

@@ -9,8 +9,7 @@ Runs on: worker.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +30,13 @@ class Histogram(prometheus_client.Histogram):
             values: What was observed.
             per_unit: How many of their unit make one of the histogram's: 1000 for milliseconds.
         """
-        bounds = [bound * per_unit for bound in self._upper_bounds]
-        for index, count in Counter([bisect_left(bounds, value) for value in values]).items():
-            self._buckets[index].inc(count)
+        ordered = sorted(values)
+        begin = 0
+        for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+            end = bisect_right(ordered, bound * per_unit, begin)
+            if end > begin:
+                bucket.inc(end - begin)
+                begin = end
         self._sum.inc(sum(values) / per_unit)
 
     def add(self, counts: Sequence[int], total: float) -> None:

@@ -147,15 +147,15 @@ class LogFile:
     def __init__(self, file: RotatedFile) -> None:
         self._file = file
         self._new: list[bytes] = []
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self.name = file.path.name
         self.lost = 0
         self.trouble = ""
 
-    def add(self, line: bytes) -> None:
-        """Have this line written with the next flush."""
-        self._new.append(line)
+    def add(self, lines: bytes) -> None:
+        """Have these lines written with the next flush."""
+        self._new.append(lines)
 
     def flush(self, wait_s: float = 0.0) -> None:
         """Write what waits, if that can be done now; else it stays.
@@ -167,7 +167,7 @@ class LogFile:
             self._gather()
         until = time.monotonic() + wait_s if wait_s else 0.0
         while self._waiting:
-            data = self._waiting[0][1]
+            data = self._waiting[0]
             try:
                 self._file.append(data)
             except Busy:
@@ -185,18 +185,18 @@ class LogFile:
 
     def _gather(self) -> None:
         """Make the new lines one write, or as many as files they fill; of too much the oldest are given up."""
-        for count, data in pieces(self._new, self._file.max_bytes):
-            self._waiting.append((count, data))
+        for data in pieces(b"".join(self._new), self._file.max_bytes):
+            self._waiting.append(data)
             self._waiting_bytes += len(data)
         self._new.clear()
         while self._waiting_bytes > BACKLOG_BYTES and len(self._waiting) > 1:
-            count, oldest = self._waiting.popleft()
+            oldest = self._waiting.popleft()
             self._waiting_bytes -= len(oldest)
-            self.lost += count
+            self.lost += oldest.count(b"\n")
 
     def close(self) -> None:
         """Let go of the file; what still waits is lost."""
-        self.lost += sum(count for count, _ in self._waiting) + len(self._new)
+        self.lost += sum(data.count(b"\n") for data in (*self._waiting, *self._new))
         self._new.clear()
         self._waiting.clear()
         self._waiting_bytes = 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import select
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import RawIOBase
 from os import fstat
 from typing import Any
@@ -34,10 +34,12 @@ class Stdout:
         self._torn = False
         self.lost = 0
 
-    def write(self, lines: Sequence[bytes]) -> None:
+    def write(self, lines: bytes) -> None:
         """Write whole lines; never raises for what stdout does."""
-        for count, piece in pieces(lines, self._most_bytes):
-            self.lost += min(count, self._put(b"\n" + piece if self._torn else piece))
+        for piece in pieces(lines, self._most_bytes):
+            left = self._put(b"\n" + piece if self._torn else piece)
+            if left:
+                self.lost += min(left, piece.count(b"\n"))
 
     def _put(self, piece: bytes) -> int:
         """Write it, as far as that goes; how many line ends are left over."""
@@ -65,15 +67,14 @@ def _is_shared_pipe(sink: Any) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def pieces(lines: Sequence[bytes], most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Lines joined into pieces of at most so many bytes, and how many lines each holds."""
-    waiting: list[bytes] = []
-    size = 0
-    for line in lines:
-        if size + len(line) > most_bytes and waiting:
-            yield len(waiting), b"".join(waiting)
-            waiting, size = [], 0
-        waiting.append(line)
-        size += len(line)
-    if waiting:
-        yield len(waiting), b"".join(waiting)
+def pieces(lines: bytes, most_bytes: int) -> Iterator[bytes]:
+    """Whole lines in pieces of at most so many bytes; a line that is longer is one of its own."""
+    begin = 0
+    while len(lines) - begin > most_bytes:
+        end = lines.rfind(b"\n", begin, begin + most_bytes) + 1 or lines.find(b"\n", begin) + 1
+        if not end:
+            break
+        yield lines[begin:end]
+        begin = end
+    if begin < len(lines):
+        yield lines[begin:] if begin else lines

@@ -2,7 +2,7 @@
 
     from app.observe.monitor import get_performance_monitor, track_request, get_current_metrics
 
-    observe(record)   any thread; one append
+    observe(found)    any thread; puts aside Records that have been sorted
     pump()            the keeper every quarter second: adds up what waits; once a second writes what has changed to
                       the file the workers share; every five seconds, in one worker of the node, looks at the rules
     snapshot()        what all workers have seen, JSON-ready
@@ -22,9 +22,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, overload
 
-from app.exchange import Record
 from app.observe import alerts, process, windows
 from app.observe.cells import LEVELS, Gathering, Tracked
+from app.observe.groups import Sorted
 from app.observe.growth import Growth
 from app.observe.node_rings import Look, NodeRings
 from app.observe.tracking import Timed, tracked
@@ -52,6 +52,10 @@ def _not_draining() -> bool:
     return False
 
 
+def _nothing() -> None:
+    """There is nothing more to come."""
+
+
 class Setup(NamedTuple):
     """How a monitor works.
 
@@ -61,12 +65,14 @@ class Setup(NamedTuple):
             that is loaded ahead of it is there before the file.
         tell: Takes events.
         draining: This worker is about to end: another one watches.
+        settle: Has the Records made and sorted that are still to come; asked before anybody is shown anything.
     """
 
     enabled: bool = True
     path: Callable[[], str | None] = _alone
     tell: Tell = _no_one
     draining: Callable[[], bool] = _not_draining
+    settle: Callable[[], None] = _nothing
 
 
 class PerformanceMonitor:
@@ -76,15 +82,15 @@ class PerformanceMonitor:
         clock: Monotonic seconds, the same for all workers.
 
     Attributes:
-        observe: Takes a finished exchange's Record.
+        observe: Takes Records that have been sorted.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._setup = Setup()
-        self._records: deque[Record] = deque()
+        self._found: deque[Sorted] = deque()
         self._tracked: deque[Tracked] = deque()
-        self.observe = self._records.append
+        self.observe: Callable[[Sorted], None] = self._found.append
         self._watch = Watch((), _no_one)
         self._node: NodeRings | None = None
         self._reset()
@@ -92,7 +98,7 @@ class PerformanceMonitor:
     def _reset(self) -> None:
         """As new: at first, and in a child, which is another worker."""
         self._lock = threading.Lock()
-        self._records.clear()
+        self._found.clear()
         self._tracked.clear()
         self._gathering = Gathering()
         if self._node is not None:
@@ -169,6 +175,7 @@ class PerformanceMonitor:
         """Everything: windows with trends, memory, alerts."""
         if not self._setup.enabled:
             return {"enabled": False}
+        self._setup.settle()
         now = self._clock()
         with self._lock:
             node = self._take(now)
@@ -196,10 +203,10 @@ class PerformanceMonitor:
         node = self._node
         if node is None:
             node = self._node = NodeRings(self._setup.path(), now, self._setup.tell)
-        if self._records or self._tracked:
-            records = [self._records.popleft() for _ in range(len(self._records))]
+        if self._found or self._tracked:
+            found = [self._found.popleft() for _ in range(len(self._found))]
             own = [self._tracked.popleft() for _ in range(len(self._tracked))]
-            node.rings.add(self._gathering.cell(records, own), now)
+            node.rings.add(self._gathering.cell(found, own), now)
         return node
 
     def _watched(self, node: NodeRings) -> dict[str, Any]:

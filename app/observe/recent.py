@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -39,21 +39,28 @@ _SHORT: Final = (
 )
 
 
+def _nothing() -> None:
+    """There is nothing more to come."""
+
+
 class Recent:
     """The last Records of this worker.
 
     Args:
         most: So many; 0 keeps none.
-        bodies: Records may carry bodies or headers, which are dropped.
+        settle: Has the Records made that are still to come; asked before anybody is answered.
     """
 
-    def __init__(self, most: int, *, bodies: bool = True) -> None:
+    def __init__(self, most: int, settle: Callable[[], None] = _nothing) -> None:
         self._kept: deque[Record] = deque(maxlen=most)
+        self._settle = settle
         self.most = most
-        self.observe: Callable[[Record], None] = self._strip if bodies else self._kept.append
 
-    def _strip(self, record: Record) -> None:
-        self._kept.append(record if record.captured is None else record._replace(captured=None))
+    def observe(self, records: Sequence[Record]) -> None:
+        """Keep these, without their bodies and headers."""
+        self._kept.extend(
+            record if record.captured is None else record._replace(captured=None) for record in records
+        )
 
     def find(self, request_id: str) -> list[Record]:
         """Every exchange with that id, the gateway's or the upstream's; newest first, ``MOST_FOUND`` at most."""
@@ -77,6 +84,7 @@ class Recent:
             None without any) and ``records``, newest first: the log line's fields, ``time`` and ``worker``; of
             the latest the short ones only.
         """
+        self._settle()
         kept = self.latest()
         asked = argument if isinstance(argument, dict) else {}
         request_id, most = asked.get("id"), asked.get("latest")

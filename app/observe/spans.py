@@ -72,7 +72,7 @@ class Spans:
         self._environ = environ
         self._make = make or (lambda: exporter_of(settings_otel.exporter(environ)))
         self._waiting: deque[Record] = deque()
-        self.observe: Final = self._waiting.append
+        self.observe: Final = self._waiting.extend
         self._sending: _Sending | None = None
         self._pid = 0
         self._stopped = False

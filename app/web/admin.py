@@ -40,21 +40,26 @@ class Remembered:
 
     Args:
         settings: Say whether, and how many exchanges.
-        bodies: Records may carry bodies or headers.
         tell: Takes events.
+        settle: Has the Records made that are still to come.
 
     Attributes:
         admin_key: Opens the pages; b"" if there is none.
         asking: This worker's part in asking and answering.
-        observers: Are shown every Record.
+        observers: Are shown all Records.
         pumps: Called every quarter second.
         pages: Path, endpoint name and view of each, for ``proxy.add_rule``: an id may hold slashes.
     """
 
-    def __init__(self, settings: Settings, bodies: bool, tell: Callable[[dict[str, object]], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tell: Callable[[dict[str, object]], None],
+        settle: Callable[[], None],
+    ) -> None:
         secret = settings.gateway_admin_key
         self.admin_key = b"" if secret is None else secret.get_secret_value().encode()
-        recent = Recent(settings.recent_records, bodies=bodies)
+        recent = Recent(settings.recent_records, settle)
         folder = shared(environment(), asking_dir.VARIABLE) if secret is not None else None
         self.asking = Asking(folder, self.admin_key, {TOPIC: recent.answer}, tell)
         admin = Admin(self.admin_key, recent.answer, self.asking.ask)

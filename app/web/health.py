@@ -18,7 +18,6 @@ from app.bridge.call import Bridge
 from app.errors import GatewayError
 from app.exchange import Record
 from app.gateway.life import Life
-from app.observe import counting
 from app.observe.logs import ExchangeLog
 from app.upstream.dispatch import Dispatcher, Traffic, warming
 from app.web.figures import Figures
@@ -26,6 +25,10 @@ from app.web.figures import Figures
 _CONNECT_FAILED = "connect_failed"
 _WARM_UP_FAILED = "warm_up_failed"
 _UNREACHABLE = "the upstream cannot be reached"
+
+
+def _nothing() -> None:
+    """There is nothing more to come."""
 
 
 def _never() -> None:
@@ -60,7 +63,9 @@ class Health:
         spans: Callable[[], str] = str,
         monitored: Callable[[], Sequence[str]] = tuple,
         unshared: Callable[[], Sequence[str]] = tuple,
+        settle: Callable[[], None] = _nothing,
     ) -> None:
+        self._settle = settle
         self._monitored = monitored
         self._unshared = unshared
         self._spans = spans
@@ -73,12 +78,13 @@ class Health:
         self._figures = figures
         self._unreachable = ""
 
-    def observe(self, record: Record) -> None:
-        """Learn from a finished exchange whether the upstream can be reached."""
-        if record.slug == _CONNECT_FAILED:
-            self._unreachable = _UNREACHABLE
-        elif self._unreachable and record.upstream_head_ms is not None:
-            self._unreachable = ""
+    def observe(self, records: Sequence[Record]) -> None:
+        """Learn from finished exchanges whether the upstream can be reached."""
+        for record in records:
+            if record.slug == _CONNECT_FAILED:
+                self._unreachable = _UNREACHABLE
+            elif self._unreachable and record.upstream_head_ms is not None:
+                self._unreachable = ""
 
     def warm_up(self) -> None:
         """Open the first upstream connections, in the background."""
@@ -115,6 +121,7 @@ class Health:
 
     def state(self, traffic: Traffic | None = None) -> dict[str, Any]:
         """What ``/ready`` says: ``status`` and why."""
+        self._settle()
         degraded = self.bridge().check()
         if self._unreachable and not self.life.draining:
             self.probe()
@@ -153,7 +160,7 @@ class Health:
 
     def publish(self) -> None:
         """Bring this worker's metrics up to date and write out what the loop had to say."""
-        counting.flush()
+        self._settle()
         bridge, figures = self.bridge(), self._figures
         degraded = bridge.check()
         self._tell(bridge)
@@ -179,7 +186,7 @@ class Health:
             bridge.main.post(lambda: found.append(self._look(bridge.main)))
 
         def publish() -> None:
-            counting.flush()
+            self._settle()
             self._tell(bridge)
             if figures is not None:
                 figures.bridge(bridge)

@@ -21,7 +21,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -37,8 +37,10 @@ KEYS = 64
 _DEPTH = 4
 _TRIES = 8
 _PIECES = 16
+_EMPTY: Final = bytearray()
+"""Stands for what is not needed yet."""
 _PLAIN = frozenset({"", "identity"})
-_CODINGS = _PLAIN | {"gzip", "x-gzip", "deflate"}
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 _DULL = re.compile(rb'data: *\{ *"type" *: *"(?:content|ping)')
 # Members that say how an answer was made, and their usual values, which change no price.
 _USUAL: Final[Mapping[str, frozenset[str]]] = {
@@ -63,51 +65,47 @@ class Stated(NamedTuple):
     terms: frozenset[str]
 
 
-class _Reader(Protocol):
-    def feed(self, data: bytes) -> None: ...
-    def stated(self, whole: bool) -> Stated: ...
+_STATED: Final = Stated._make
 
 
-class UsageTap:
-    """Sees an answer's bytes, cut anywhere, and says what usage it stated.
+class Tap(Protocol):
+    """Sees an answer's bytes, cut anywhere, and says what usage it stated."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes, as they came from the upstream."""
+        ...
+
+    def stated(self, whole: bool) -> Stated:
+        """What was stated so far; ``whole``: the answer is over and did not break off."""
+        ...
+
+
+def usage_tap(content_type: str, content_encoding: str) -> Tap | None:
+    """What reads such an answer; None where nothing can be read from its type or coding.
 
     Args:
         content_type: The answer's header, parameters included; empty if it has none.
         content_encoding: Likewise.
-
-    Attributes:
-        feed: Takes the next bytes, as they came from the upstream.
-        stated: Says what was stated so far; takes whether the answer is over and did not break off.
-        known: False: nothing can be read from an answer of this type or coding; nothing will be stated.
     """
-
-    __slots__ = ("feed", "known", "stated")
-
-    def __init__(self, content_type: str, content_encoding: str) -> None:
-        make, coding = _chosen(content_type, content_encoding)
-        reader = (make or _Answer)()
-        self.known = make is not None
-        self.stated: Callable[[bool], Stated] = reader.stated
-        self.feed: Callable[[bytes], None] = reader.feed
-        if make is None:
-            self.feed = _ignore
-        elif coding:
-            self.feed = _Inflate(coding != "deflate", reader.feed).feed
+    make = _chosen(content_type, content_encoding)
+    return make() if make is not None else None
 
 
 @lru_cache(maxsize=64)
-def _chosen(content_type: str, content_encoding: str) -> tuple[Callable[[], _Reader] | None, str]:
-    """Who reads answers of this type, and the coding to undo; upstreams use a handful of values."""
+def _chosen(content_type: str, content_encoding: str) -> Callable[[], Tap] | None:
+    """What makes that; upstreams use a handful of values."""
     kind = content_type.partition(";")[0].strip().lower()
     coding = content_encoding.strip().lower()
-    make: Callable[[], _Reader] | None = None
-    if coding in _CODINGS:
-        make = _Events if kind == "text/event-stream" else _Answer if kind == "application/json" else None
-    return make, "" if coding in _PLAIN else coding
-
-
-def _ignore(data: bytes) -> None:
-    """Feeds nobody."""
+    make: type[_Events | _Answer]
+    if kind == "text/event-stream":
+        make = _Events
+    elif kind == "application/json":
+        make = _Answer
+    else:
+        return None
+    if coding in _PLAIN:
+        return make
+    return partial(_Inflate, coding != "deflate", make) if coding in _CODINGS else None
 
 
 class _Events:
@@ -190,8 +188,7 @@ class _Answer:
     def __init__(self) -> None:
         self._pieces: list[bytes] | None = []  # all there is, while it is little: as it came, not copied
         self._size = 0
-        self._head = bytearray()
-        self._tail = bytearray()  # what follows the head, or the last of it
+        self._head = self._tail = _EMPTY
 
     def feed(self, data: bytes) -> None:
         pieces = self._pieces
@@ -202,6 +199,8 @@ class _Answer:
         pieces.append(data)
         if self._size > WINDOW_BYTES or len(pieces) > _PIECES:
             self._pieces = None
+            self._head = bytearray()
+            self._tail = bytearray()  # what follows the head, or the last of it
             for one in pieces:
                 self._keep(one)
 
@@ -214,17 +213,16 @@ class _Answer:
             del self._tail[:-WINDOW_BYTES]
 
     def stated(self, whole: bool) -> Stated:
-        found = self._found(whole)
         figures: dict[str, int] = {}
         terms: dict[str, str] = {}
-        _note(found.get("usage"), figures, terms)
-        return Stated(figures, bool(figures), _named(terms) if terms else NO_TERMS)
+        pieces = self._pieces
+        found = _at_the_end(pieces[-1]) if whole and pieces else None
+        _note((found or self._found(whole)).get("usage"), figures, terms)
+        return _STATED((figures, bool(figures), _named(terms) if terms else NO_TERMS))
 
     def _found(self, whole: bool) -> dict[str, Any]:
         """An object that has the ``usage`` in it; of one that broke off, no other member of that name will do."""
         pieces = self._pieces
-        if whole and pieces and (found := _at_the_end(pieces[-1])):
-            return found
         start = bytes(self._head) if pieces is None else b"".join(pieces)
         if self._tail:
             found = _at_the_end(self._tail if len(self._tail) >= WINDOW_BYTES else start + self._tail)
@@ -247,13 +245,13 @@ def _at_the_end(end: bytes | bytearray) -> dict[str, Any]:
     What follows a top-level member is the rest of an object; behind a nested one there is a bracket too many.
     No text has such a name in it: its quotes would have backslashes before them.
     """
-    at = len(end)
+    at = end.rfind(b'"usage"')
     for _ in range(_TRIES):
-        at = end.rfind(b'"usage"', 0, at)
         if at < 0:
             break
         if stated := _parsed(b"{" + end[at:]):
             return stated
+        at = end.rfind(b'"usage"', 0, at)
     return {}
 
 
@@ -263,11 +261,13 @@ class _Inflate:
     Never more than the window at a time. Damage is passed over in silence: nothing comes from then on.
     """
 
-    __slots__ = ("_feed", "_gzip", "_inflate")
+    __slots__ = ("_feed", "_gzip", "_inflate", "stated")
 
-    def __init__(self, gzip: bool, feed: Callable[[bytes], None]) -> None:
+    def __init__(self, gzip: bool, make: Callable[[], Tap]) -> None:
+        reader = make()
         self._gzip = gzip
-        self._feed = feed
+        self._feed = reader.feed
+        self.stated = reader.stated
         self._inflate: Any = None  # zlib's decompressor; a damaged one fails for good
 
     def feed(self, data: bytes) -> None:
@@ -312,12 +312,13 @@ def _note(usage: object, into: dict[str, int], terms: dict[str, str]) -> None:
     if not isinstance(usage, dict):
         return
     for name, value in usage.items():
-        if type(value) is int:
+        kind = type(value)
+        if kind is int:
             if value >= 0:
                 into[name] = value
-        elif type(value) is dict:
+        elif kind is dict:
             _nested(value, into, name, _DEPTH)
-        elif name in _USUAL and isinstance(value, str):
+        elif kind is str and name in _USUAL:
             if value in _USUAL[name]:
                 terms.pop(name, None)
             else:
@@ -331,6 +332,12 @@ def _nested(usage: dict[str, Any], into: dict[str, int], prefix: str, depth: int
     for key, value in usage.items():
         if type(value) is int:
             if value >= 0:
-                into[f"{prefix}.{key}"] = value
+                into[_joined(prefix, key)] = value
         elif type(value) is dict and depth > 1:
-            _nested(value, into, f"{prefix}.{key}", depth - 1)
+            _nested(value, into, _joined(prefix, key), depth - 1)
+
+
+@lru_cache(maxsize=256)
+def _joined(prefix: str, key: str) -> str:
+    """The same object every time, whose hash is known: it is looked up again and again."""
+    return f"{prefix}.{key}"

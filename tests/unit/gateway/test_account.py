@@ -17,6 +17,7 @@ from app.errors import BreakerOpen, GatewayError
 from app.exchange import Attempt, Captured, Exchange, Journey, Record, Reply
 from app.gateway.account import Account
 from app.gateway.life import Life
+from app.gateway.records import Records
 from app.gateway.watching import USUAL, Capture, Watching
 
 EXCHANGE = Exchange("r1", "POST", "/v1/messages?x=1", (), b'{"model":"m"}', False, 13, "messages", 100.0, "web")
@@ -55,7 +56,7 @@ def account(
     watching: Watching = USUAL,
     exchange: Exchange = EXCHANGE,
 ) -> Account:
-    return Account(exchange, Life(1.0), [records.append], watching, admission)
+    return Account(exchange, Life(1.0), Records([records.extend]), watching, admission)
 
 
 def crossing() -> Crossing:

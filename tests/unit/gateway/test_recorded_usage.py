@@ -23,6 +23,7 @@ from app.gateway.body import BodyRules
 from app.gateway.handle import Client, Gateway, Options
 from app.gateway.life import Life
 from app.gateway.plan import Rules, endpoint_of
+from app.gateway.records import Records
 from app.gateway.watching import Watching
 from app.observe.prices import Prices, tables
 from app.providers.table import PROVIDERS
@@ -108,7 +109,9 @@ def served(one: Recorded, pieces: list[bytes], coding: str = "", take: int | Non
     bridge: Any = type("OneCrossing", (), {"open": lambda self, make: crossing})()
     records: list[Record] = []
     options = Options(RULES, BODY, 30.0, watching=Watching(PRICES))
-    gateway = Gateway(options, lambda: cast(Bridge, bridge), cast(Any, None), Life(1.0), (records.append,))
+    gateway = Gateway(
+        options, lambda: cast(Bridge, bridge), cast(Any, None), Life(1.0), Records((records.extend,))
+    )
     endpoint = endpoint_of(PROVIDER, one.path)
     exchange = Exchange(
         one.name, one.method, one.path, (), one.request, False, len(one.request), endpoint.name, 0.0

@@ -11,6 +11,7 @@ from app.exchange import Exchange, Headers, Record
 from app.gateway.account import Account
 from app.gateway.life import Life
 from app.gateway.plan import Rules, make_plan
+from app.gateway.records import Records
 from app.gateway.watching import Watching
 from app.providers.table import PROVIDERS
 from app.wire.trace import Trace
@@ -25,7 +26,7 @@ def passed(headers: Headers, *, spans: bool) -> tuple[Headers, Record]:
     """What goes on of these headers, and the Record at the end."""
     exchange = Exchange("r1", "POST", "/v1/messages", headers, b"{}", False, 2, "messages", 100.0)
     records: list[Record] = []
-    account = Account(exchange, Life(1.0), [records.append], Watching(spans=spans))
+    account = Account(exchange, Life(1.0), Records([records.extend]), Watching(spans=spans))
     plan = make_plan(exchange, RULES, PROVIDER.endpoint("/v1/messages"), 100.0, account.trace)
     account.settle(None, False, 0)
     return tuple(pair for pair in plan.headers if pair[0].startswith("trace")), records[0]

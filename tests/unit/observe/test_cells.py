@@ -29,6 +29,7 @@ from app.observe.cells import (
     decode,
     encode,
 )
+from app.observe.groups import sorts
 
 PLAIN = Record("r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("200", 1.0),), gateway_ms=2.0)
 times = st.lists(st.floats(0.001, 1e7), min_size=1, max_size=200)
@@ -85,7 +86,7 @@ def test_b44_a_batch_is_counted_by_endpoint_and_type() -> None:
         PLAIN._replace(route="models", attempts=(Attempt("401", 1.0),), status=401, credential="k"),
         PLAIN._replace(route="models", client_left=True, slug="stream_broken"),
     ]
-    cell = Gathering().cell(records, [Tracked("report", 9.0, ""), Tracked("report", 9.0, "ValueError")])
+    cell = Gathering().cell([sorts(records)], [Tracked("report", 9.0, ""), Tracked("report", 9.0, "ValueError")])
     messages, models, report = cell.exchanges["messages"], cell.exchanges["models"], cell.tracked["report"]
     assert (messages.requests, messages.failures) == (
         6,
@@ -99,7 +100,7 @@ def test_b44_a_batch_is_counted_by_endpoint_and_type() -> None:
 
 def test_b44_names_are_few_and_the_counts_all_there() -> None:
     gathering = Gathering()
-    cell = gathering.cell([PLAIN._replace(route=f"r{number}", slug=f"s{number}") for number in range(100)])
+    cell = gathering.cell([sorts(PLAIN._replace(route=f"r{number}", slug=f"s{number}") for number in range(100))])
     cell.add(gathering.cell([], [Tracked(f"t{number}", 1.0, "") for number in range(100)]))
     for part in (cell.exchanges, cell.tracked):
         assert len(part) == ENDPOINTS + 1
@@ -119,7 +120,7 @@ def test_b44_every_window_has_a_ring_of_twice_its_length() -> None:
 
 def test_b44_a_batch_goes_into_the_newest_cell_of_every_ring() -> None:
     rings = Rings()
-    one = Gathering().cell([PLAIN])
+    one = Gathering().cell([sorts([PLAIN])])
     rings.add(one, 1000.0)
     first = rings.take_changed()
     assert len(first) == len(LEVELS)

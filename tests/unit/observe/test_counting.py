@@ -5,8 +5,6 @@ Runs on: worker.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,19 +13,17 @@ from prometheus_client import REGISTRY
 from app.exchange import Attempt, Record
 from app.observe import counting
 from app.observe.folding import TYPES, Fold
+from app.observe.groups import sorts
 
 PLAIN = Record("r", "t", "GET", "/", 404, "unknown_route")
 
 
 @pytest.fixture(autouse=True)
-def few_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A fold of this test's own, and nothing left over for others."""
+def few_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folds of this test's own."""
     monkeypatch.setattr(counting, "_model", Fold(50))
     monkeypatch.setattr(counting, "_tool", Fold(20))
     monkeypatch.setattr(counting, "_type", Fold(TYPES))
-    counting.flush()
-    yield
-    counting.flush()
 
 
 def value(name: str, **labels: str) -> float:
@@ -47,9 +43,7 @@ class Rise:
 
 
 def count(record: Record, times: int = 1) -> None:
-    for _ in range(times):
-        counting.observe(record)
-    counting.flush()
+    counting.count(sorts([record] * times))
 
 
 def test_b41_requests_by_route_model_status_and_slug() -> None:
@@ -70,7 +64,7 @@ def test_b41_failures_by_route_and_type() -> None:
     count(fine)
     count(PLAIN)
     count(fine._replace(stream_error="overloaded_error"), 2)
-    count(fine._replace(attempts=(Attempt("529", 1.0),)))
+    count(fine._replace(status=529, attempts=(Attempt("529", 1.0),)))
     count(fine._replace(route="u", stream_error="api_error"))
     count(PLAIN._replace(slug="queue_full", status=503))
     assert ({kind: rise() for kind, rise in rises.items()}, event()) == ({"upstream_529": 3, "queue_full": 1}, 1)
@@ -82,19 +76,6 @@ def test_b41_types_of_failures_are_few() -> None:
     for number in range(TYPES + 3):
         count(PLAIN._replace(slug=f"slug_{number}"))
     assert other() == 3
-
-
-def test_b41_nothing_is_counted_twice() -> None:
-    rise = Rise("penstock_requests_total", route="t", model="", status="404", slug="unknown_route")
-    for _ in range(400):
-        counting.observe(PLAIN)
-    threads = [threading.Thread(target=counting.flush) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    counting.flush()
-    assert rise() == 400
 
 
 def test_b41_bytes_departures_and_fallbacks() -> None:
@@ -247,28 +228,17 @@ def test_b41_ten_thousand_models_statuses_and_tools_are_few_series() -> None:
     before = series()
     for n in range(10_000):
         attempts = (Attempt(str(n), 1.0, "", "few"), Attempt("200", 1.0, "", "few"))
-        counting.observe(
-            PLAIN._replace(
-                route="few",
-                slug="",
-                status=200,
-                model=f"model-{n}",
-                provider="few",
-                queue_ms=0.0,
-                attempts=attempts,
-                tokens={"input_tokens": 1, f"server_tool_use.t{n}_requests": 1, f"unknown_{n}": 1},
-            )
-        )
+        tokens = {"input_tokens": 1, f"server_tool_use.t{n}_requests": 1, f"unknown_{n}": 1}
+        told = PLAIN._replace(route="few", slug="", status=200, model=f"model-{n}", provider="few")
+        counting.count(sorts([told._replace(queue_ms=0.0, attempts=attempts, tokens=tokens)]))
     names = 31  # and "other"
     reasons = 500 + 1
     one_tool_each = 20 + 20  # of the first models, and of "other"
-    counting.flush()
     assert value("penstock_requests_total", route="few", model="other", status="200", slug="") == 10_000 - 30
     assert value("penstock_tokens_total", kind="input", model="other") >= 10_000 - 30
     assert series() - before <= 3 * names + reasons + one_tool_each
     was = series()
     for n in range(10_000):
-        counting.observe(PLAIN._replace(route="few", model=f"model-{n % 3}", status=n - 5000))
-    counting.flush()
+        counting.count(sorts([PLAIN._replace(route="few", model=f"model-{n % 3}", status=n - 5000)]))
     assert series() - was <= 3 * (500 + 1)
     assert value("penstock_requests_total", route="few", model="model-0", status="other", slug="unknown_route") > 0

@@ -53,7 +53,8 @@ def test_files_and_headers_by_level(
     found = settings(LOG_LEVEL=level, **more)
     assert shows_headers(found) is headers
     log = exchange_log(found)
-    log(Record("r", "messages", "POST", "/v1/messages", 200, "", captured=Captured()))
+    log.observe([Record("r", "messages", "POST", "/v1/messages", 200, "", captured=Captured())])
+    log.look()
     log.close()
     assert {one.name for one in tmp_path.glob("logs/*")} == names
 
@@ -62,7 +63,10 @@ def test_files_and_headers_by_level(
 def test_no_secret_of_the_settings_is_written(secret: str, capsys: pytest.CaptureFixture[str]) -> None:
     log = exchange_log(settings(ENABLE_REQUEST_BODY_LOGGING="true", **SECRETS))
     body = f'{{"text":"it is {secret}, they say"}}'.encode()
-    log(Record("r", "m", "POST", "/", 200, "", request_bytes=len(body), captured=Captured(request_body=body)))
+    log.observe(
+        [Record("r", "m", "POST", "/", 200, "", request_bytes=len(body), captured=Captured(request_body=body))]
+    )
+    log.look()
     written = capsys.readouterr().out
     assert json.loads(written)["request_body"] == '{"text":"it is [redacted], they say"}'
     assert secret not in written
@@ -72,4 +76,4 @@ def test_the_keeper_writes_out_what_waits() -> None:
     """Last of its errands: what the others have to say goes with it."""
     assembly = Assembly(settings())
     assert assembly._pumps()[-1] == assembly.log.pump
-    assert assembly.log in assembly._observers()
+    assert assembly.log.observe in assembly._observers()

@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,10 +31,10 @@ from app.observe.log_stdout import Stdout
 out = Stdout()
 pad = "x" * 400
 lines = [json.dumps({"by": sys.argv[1], "n": n, "pad": pad}).encode() + b"\\n" for n in range(64 * 40)]
-out.write([b"ready\\n"])
+out.write(b"ready\\n")
 sys.stdin.readline()  # all begin at once, and the pipe is full soon
 for batch in range(40):
-    out.write(lines[batch * 64 : batch * 64 + 64])
+    out.write(b"".join(lines[batch * 64 : batch * 64 + 64]))
 assert out.lost == 0
 """
 
@@ -62,12 +63,15 @@ def stdout(monkeypatch: pytest.MonkeyPatch, buffer: object) -> Stdout:
     return Stdout()
 
 
-@given(st.lists(st.binary(min_size=1, max_size=30)), st.integers(1, 60))
-def test_pieces_are_whole_lines_in_order_and_small_enough(lines: list[bytes], most: int) -> None:
-    found = list(pieces(lines, most))
-    assert b"".join(piece for _, piece in found) == b"".join(lines)
-    assert sum(count for count, _ in found) == len(lines)
-    assert all(len(piece) <= most or count == 1 for count, piece in found)
+@given(st.lists(st.text("xy", max_size=30)), st.integers(1, 60))
+def test_pieces_are_whole_lines_in_order_and_small_enough(lines: list[str], most: int) -> None:
+    text = "".join(f"{line}\n" for line in lines).encode()
+    found = list(pieces(text, most))
+    assert b"".join(found) == text
+    assert all(piece.endswith(b"\n") for piece in found)
+    assert all(len(piece) <= most or piece.count(b"\n") == 1 for piece in found)
+    for one, following in pairwise(found):
+        assert len(one) + following.index(b"\n") + 1 > most, "no more pieces than need be"
 
 
 def test_a_pipe_that_workers_share_gets_what_it_takes_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +80,11 @@ def test_a_pipe_that_workers_share_gets_what_it_takes_in_one_piece(monkeypatch: 
         found = stdout(monkeypatch, pipe)
         raw = Raw([])
         found._sink = raw
-        found.write([b"x" * 999 + b"\n"] * 10)
+        found.write((b"x" * 999 + b"\n") * 10)
         assert raw.sizes == [4000, 4000, 2000]
         assert max(raw.sizes) <= select.PIPE_BUF
         found._sink = pipe.raw
-        found.write([b"whole\n"])
+        found.write(b"whole\n")
         assert told.read(6) == b"whole\n"
 
 
@@ -89,24 +93,24 @@ def test_a_file_gets_all_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Any)
         found = stdout(monkeypatch, file)
         raw = Raw([])
         found._sink = raw
-        found.write([b"x" * 999 + b"\n"] * 10)
+        found.write((b"x" * 999 + b"\n") * 10)
     assert raw.sizes == [10_000]
 
 
 def test_what_is_taken_in_parts_is_written_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = Raw([3, 1, 2])
     found = stdout(monkeypatch, SimpleNamespace(raw=raw))
-    found.write([b"one\n", b"two\n"])
+    found.write(b"one\ntwo\n")
     assert (raw.got, found.lost) == (b"one\ntwo\n", 0)
 
 
 def test_after_a_torn_line_the_next_one_begins_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = Raw([6, 0])
     found = stdout(monkeypatch, SimpleNamespace(raw=raw))
-    found.write([b"one\n", b"two\n"])
+    found.write(b"one\ntwo\n")
     assert found.lost == 1
-    found.write([b"three\n"])
-    found.write([b"four\n"])
+    found.write(b"three\n")
+    found.write(b"four\n")
     assert raw.got == b"one\ntw\nthree\nfour\n"
 
 
@@ -115,8 +119,8 @@ def test_a_full_pipe_that_must_not_be_waited_for_loses_lines_and_counts_them(
 ) -> None:
     raw = Raw([None])
     found = stdout(monkeypatch, SimpleNamespace(raw=raw))
-    found.write([b"one\n", b"two\n"])
-    found.write([b"three\n"])
+    found.write(b"one\ntwo\n")
+    found.write(b"three\n")
     assert (raw.got, found.lost) == (b"three\n", 2)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from collections import deque
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,12 +22,13 @@ import structlog
 from app.exchange import Attempt, Captured, Record
 from app.observe import log_stdout, logs
 from app.observe.log_files import LogFiles
+from app.observe.log_line import fields
 from app.observe.log_shown import Shown
 from app.observe.logs import ExchangeLog
 from app.observe.redact import Redactor
 
 RECORD = Record(
-    "r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("200", 1.23456, "new"),),
+    "r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("200", 1.23456, "new"),), at=time.time(),
     upstream_head_ms=5.0, gateway_ms=1.00049, client_left=True, fallback=True,
 )  # fmt: skip
 FAILED = RECORD._replace(request_id="failed", status=529, attempts=(Attempt("529", 1.0),), client_left=False)
@@ -82,6 +84,11 @@ def pumped(level: str = "info", **more: Any) -> ExchangeLog:
     return log
 
 
+def put(log: ExchangeLog, record: Record) -> None:
+    log.observe([record])
+    log.look()
+
+
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
@@ -91,7 +98,7 @@ def ids(found: list[dict[str, Any]]) -> list[str]:
 
 
 def test_b40_one_json_line_per_exchange(capsys: pytest.CaptureFixture[str]) -> None:
-    ExchangeLog("info", "json")(RECORD)
+    put(ExchangeLog("info", "json"), RECORD)
     (line,) = capsys.readouterr().out.splitlines()
     told = json.loads(line)
     assert (told["event"], told["request_id"], told["path"]) == ("exchange", "r", "/v1/messages")
@@ -108,7 +115,7 @@ def test_b40_one_json_line_per_exchange(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_b40_the_line_is_what_structlogs_chain_would_write(capsys: pytest.CaptureFixture[str]) -> None:
     """Without it, a line takes a third of the time."""
-    ExchangeLog("info", "json")(RECORD)
+    put(ExchangeLog("info", "json"), RECORD)
     ours = capsys.readouterr().out
     sink = io.BytesIO()
     chain: list[Any] = [
@@ -116,7 +123,7 @@ def test_b40_the_line_is_what_structlogs_chain_would_write(capsys: pytest.Captur
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.JSONRenderer(serializer=orjson.dumps),
     ]
-    structlog.wrap_logger(structlog.BytesLogger(sink), chain).info("exchange", **logs.fields(RECORD))
+    structlog.wrap_logger(structlog.BytesLogger(sink), chain).info("exchange", **fields(RECORD))
     told = [list(json.loads(text).items()) for text in (ours, sink.getvalue())]
     assert told[0][:-1] == told[1][:-1]
     (ours_name, ours_at), (theirs_name, theirs_at) = told[0][-1], told[1][-1]
@@ -127,7 +134,7 @@ def test_b40_the_line_is_what_structlogs_chain_would_write(capsys: pytest.Captur
 
 def test_b40_the_time_is_the_records(capsys: pytest.CaptureFixture[str]) -> None:
     """It is the end of the exchange, not of its wait for a write."""
-    ExchangeLog("info", "json")(RECORD._replace(at=1700000000.25))
+    put(ExchangeLog("info", "json"), RECORD._replace(at=1700000000.25))
     assert json.loads(capsys.readouterr().out)["time"] == "2023-11-14T22:13:20.250000Z"
 
 
@@ -143,7 +150,7 @@ def test_b40_the_time_is_the_records(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_level_leaves_out_what_is_less_severe(sink: Sink, level: str, told: list[str]) -> None:
     log = ExchangeLog(level, "json")
     for record in (RECORD, FAILED, BROKEN):
-        log(record)
+        put(log, record)
     log.event("connection_opened", request_id="opened")
     log.event("worker_started", request_id="known")
     log.event("breaker_opened", request_id="told")
@@ -151,35 +158,35 @@ def test_a_level_leaves_out_what_is_less_severe(sink: Sink, level: str, told: li
 
 
 def test_what_is_left_out_is_not_formatted(monkeypatch: pytest.MonkeyPatch, sink: Sink) -> None:
-    def never(record: Record) -> dict[str, object]:
+    def never(record: Record, *_: object) -> None:
         raise AssertionError(record)
 
-    monkeypatch.setattr(logs, "fields", never)
+    monkeypatch.setattr(logs, "told", never)
     log = ExchangeLog("warning", "json")
-    log(RECORD)
+    put(log, RECORD)
     assert sink.getvalue() == b""
     with pytest.raises(AssertionError):
-        log(FAILED)
+        put(log, FAILED)
 
 
 def test_a_quiet_gateways_line_is_written_at_once_and_a_busy_ones_wait(sink: Sink, watch: Watch) -> None:
     log = pumped()
-    log(RECORD)
+    put(log, RECORD)
     assert sink.writes == 1
     watch.now += 0.049
     for number in range(5):
-        log(RECORD._replace(request_id=str(number)))
+        put(log, RECORD._replace(request_id=str(number)))
     assert sink.writes == 1
     watch.now += 0.001
-    log(RECORD._replace(request_id="last"))
+    put(log, RECORD._replace(request_id="last"))
     assert sink.writes == 2
     assert ids(sink.rows()) == ["r", "0", "1", "2", "3", "4", "last"]
 
 
 def test_the_keeper_writes_what_waits(sink: Sink, watch: Watch) -> None:
     log = pumped()
-    log(RECORD)
-    log(RECORD)
+    put(log, RECORD)
+    put(log, RECORD)
     log.event("worker_draining", request_id="e")
     assert len(sink.rows()) == 1
     log.pump()
@@ -191,36 +198,36 @@ def test_the_keeper_writes_what_waits(sink: Sink, watch: Watch) -> None:
 
 def test_a_tick_that_had_nothing_to_write_delays_no_line(tmp_path: Path, sink: Sink, watch: Watch) -> None:
     log = pumped(files=made(tmp_path))
-    log(RECORD)
+    put(log, RECORD)
     watch.now += 1.0
     log.pump()
-    log(RECORD)
+    put(log, RECORD)
     assert len(sink.rows()) == 2
 
 
 def test_as_many_as_may_wait_are_written(sink: Sink, watch: Watch) -> None:
     log = pumped()
     for _ in range(1 + 16):
-        log(RECORD)
+        put(log, RECORD)
     assert (len(sink.rows()), sink.writes) == (17, 2)
 
 
 def test_bodies_do_not_pile_up(sink: Sink, watch: Watch) -> None:
     log = pumped(shown=Shown(True, False, 1 << 20))
-    log(RECORD)
-    log(RECORD._replace(captured=Captured(request_body=b"x" * 65_535)))
+    put(log, RECORD)
+    put(log, RECORD._replace(captured=Captured(request_body=b"x" * 65_535)))
     assert len(sink.rows()) == 1
-    log(RECORD._replace(captured=Captured(request_body=b"x")))
+    put(log, RECORD._replace(captured=Captured(request_body=b"x")))
     assert len(sink.rows()) == 3
-    log(RECORD._replace(captured=Captured(request_body=b"x")))
+    put(log, RECORD._replace(captured=Captured(request_body=b"x")))
     assert len(sink.rows()) == 3
 
 
 def test_a_fault_of_ours_is_written_at_once_with_all_before_it(sink: Sink, watch: Watch) -> None:
     log = pumped()
-    log(RECORD)
-    log(RECORD)
-    log(BROKEN)
+    put(log, RECORD)
+    put(log, RECORD)
+    put(log, BROKEN)
     assert ids(sink.rows()) == ["r", "r", "broken"]
     log.event("unexpected_error", request_id="e")
     assert (sink.rows()[-1]["request_id"], sink.rows()[-1]["level"]) == ("e", "error")
@@ -228,31 +235,31 @@ def test_a_fault_of_ours_is_written_at_once_with_all_before_it(sink: Sink, watch
 
 def test_a_storm_of_refusals_does_not_cost_a_write_each(sink: Sink, watch: Watch) -> None:
     log = pumped()
-    log(FAILED)
+    put(log, FAILED)
     watch.now += 0.004
-    log(FAILED)
+    put(log, FAILED)
     assert sink.writes == 1
     watch.now += 0.001
-    log(FAILED)
+    put(log, FAILED)
     assert (sink.writes, len(sink.rows())) == (2, 3)
 
 
 def test_without_a_keeper_every_line_is_written_as_it_comes(sink: Sink, watch: Watch) -> None:
     log = ExchangeLog("info", "json")
     for _ in range(3):
-        log(RECORD)
+        put(log, RECORD)
     assert len(sink.rows()) == 3
     log.pump()
-    log(RECORD)
+    put(log, RECORD)
     log.close()
-    log(RECORD)
+    put(log, RECORD)
     assert len(sink.rows()) == 5
 
 
 def test_what_waits_at_the_interpreters_end_is_written(sink: Sink, watch: Watch) -> None:
     log = pumped()
-    log(RECORD)
-    log(RECORD)
+    put(log, RECORD)
+    put(log, RECORD)
     logs._flush_last(lambda: log)  # type: ignore[arg-type]
     logs._flush_last(lambda: None)  # type: ignore[arg-type]
     assert len(sink.rows()) == 2
@@ -264,7 +271,7 @@ def test_lines_of_many_threads_are_all_there_and_each_threads_in_order(sink: Sin
 
     def work(name: int) -> None:
         for number in range(each):
-            log(RECORD._replace(request_id=f"{name}-{number}"))
+            put(log, RECORD._replace(request_id=f"{name}-{number}"))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(count)]
     for thread in threads:
@@ -282,7 +289,7 @@ def test_nobody_waits_for_whoever_is_writing(sink: Sink, watch: Watch) -> None:
     """Another thread may be held up by stdout: this one goes on, and the other takes its line along."""
     log = pumped()
     log._lock.acquire()
-    log(BROKEN)
+    put(log, BROKEN)
     assert sink.rows() == []
     log._lock.release()
     log.pump()
@@ -296,11 +303,11 @@ def test_a_line_that_came_while_another_wrote_is_taken_along(sink: Sink, watch: 
     class Meddling(Sink):
         def write(self, data: Any) -> int:
             if waiting:
-                log(waiting.pop(0))  # as another thread would, that finds the lock taken
+                put(log, waiting.pop(0))  # as another thread would, that finds the lock taken
             return sink.write(data)
 
     log._stdout._sink = Meddling()
-    log(RECORD)
+    put(log, RECORD)
     assert ids(sink.rows()) == ["r", "0", "1"]
 
 
@@ -311,11 +318,11 @@ def test_somebody_elses_request_is_not_kept_writing_for_ever(sink: Sink, watch: 
     class Flooded(Sink):
         def write(self, data: Any) -> int:
             writes.append(bytes(data))
-            log(RECORD)
+            put(log, RECORD)
             return len(data)
 
     log._stdout._sink = Flooded()
-    log(RECORD)
+    put(log, RECORD)
     assert len(writes) == 3
 
 
@@ -325,7 +332,7 @@ def test_lines_pile_up_only_so_far(monkeypatch: pytest.MonkeyPatch, sink: Sink, 
     log = pumped()
     log._lock.acquire()
     for _ in range(12):
-        log(RECORD)
+        put(log, RECORD)
     assert log.lost == 2
     assert log.troubles == ["log: 2 lines could not be written to stdout"]
     log._lock.release()
@@ -337,8 +344,8 @@ def test_a_line_that_nobody_takes_is_lost_and_counted(sink: Sink) -> None:
     """stdout's reader is gone: the exchange goes on, and it can be told."""
     log = ExchangeLog("info", "json")
     sink.close()
-    log(RECORD)
-    log(RECORD)
+    put(log, RECORD)
+    put(log, RECORD)
     assert log.lost == 2
     assert log.troubles == ["log: 2 lines could not be written to stdout"]
 
@@ -364,12 +371,12 @@ def test_events_have_their_weight_and_are_told_once(capsys: pytest.CaptureFixtur
 def test_a_console_line_is_for_people_and_has_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
     log = ExchangeLog("info", "console", shown=Shown(True, False, 100))
     log.event("started", pid=1)
-    log(RECORD._replace(captured=Captured(request_body=b"hello")))
+    put(log, RECORD._replace(captured=Captured(request_body=b"hello")))
     started, exchange = capsys.readouterr().out.splitlines()
     assert "started" in started
     assert "pid=1" in started
     assert "[info" in exchange
-    for name in logs.fields(RECORD):
+    for name in fields(RECORD):
         assert f"{name}=" in exchange
     assert "request_body=hello" in exchange
 
@@ -381,7 +388,7 @@ def made(folder: Path, *, with_requests: bool = False) -> LogFiles:
 def test_files_hold_exchanges_and_what_went_wrong(tmp_path: Path, sink: Sink) -> None:
     log = ExchangeLog("info", "json", made(tmp_path / "logs"))
     for record in (RECORD, FAILED, BROKEN):
-        log(record)
+        put(log, record)
     log.event("worker_started", pid=1)
     log.event("breaker_opened", provider="p")
     assert ids(rows(tmp_path / "logs/performance.json")) == ["r", "failed", "broken"]
@@ -403,19 +410,19 @@ def test_headers_and_bodies_have_a_file_of_their_own_at_debug(tmp_path: Path, si
         b'{"password":"p1"}',
         b"my-own-secret!",
     )
-    log(RECORD._replace(captured=kept, request_bytes=17, response_bytes=14))
+    put(log, RECORD._replace(captured=kept, request_bytes=17, response_bytes=14))
     (row,) = rows(tmp_path / "requests.json")
     assert row["request_headers"] == {"x-api-key": "[redacted]", "accept": "a, [redacted]"}
     assert row["response_headers"] == {"content-type": "text/plain"}
     assert (row["request_body"], row["response_body"]) == ('{"password":"[redacted]"}', "[redacted]!")
-    assert row.keys() > logs.fields(RECORD).keys()
+    assert row.keys() > fields(RECORD).keys()
     for others in (sink.rows(), rows(tmp_path / "performance.json")):
         assert not {"request_headers", "request_body", "response_body"} & others[0].keys()
 
 
 def test_bodies_are_on_stdout_where_they_have_no_file(tmp_path: Path, sink: Sink) -> None:
     log = ExchangeLog("info", "json", made(tmp_path), Shown(False, True, 100))
-    log(RECORD._replace(captured=Captured(request_body=b"q", response_body=b"hi"), response_bytes=2))
+    put(log, RECORD._replace(captured=Captured(request_body=b"q", response_body=b"hi"), response_bytes=2))
     assert sink.rows()[0]["response_body"] == "hi"
     assert "request_body" not in sink.rows()[0]
     assert "response_body" not in rows(tmp_path / "performance.json")[0]
@@ -425,8 +432,8 @@ def test_a_file_that_fails_is_told_of_once_and_recovers(tmp_path: Path, sink: Si
     folder = tmp_path / "logs"
     folder.write_text("not a directory")
     log = ExchangeLog("info", "json", made(folder))
-    log(RECORD)
-    log(FAILED)
+    put(log, RECORD)
+    put(log, FAILED)
     log.pump()
     log.pump()
     told = [row for row in sink.rows() if row["event"] == "log_file_failed"]
@@ -450,8 +457,8 @@ def test_what_a_failed_file_cannot_take_by_the_end_is_lost_and_counted(tmp_path:
     folder = tmp_path / "logs"
     folder.write_text("not a directory")
     log = ExchangeLog("error", "json", made(folder))
-    log(BROKEN)
-    log(FAILED)
+    put(log, BROKEN)
+    put(log, FAILED)
     log.close()
     assert log.lost == 2  # its line in performance.json and in errors.json
     assert [row["event"] for row in sink.rows()] == ["exchange"]  # the rest is below error

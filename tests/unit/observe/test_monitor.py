@@ -20,6 +20,7 @@ from app.observe import monitor as module
 from app.observe import process
 from app.observe.alerts import Alert, rules
 from app.observe.cells import Tracked
+from app.observe.groups import sorts
 from app.observe.monitor import (
     PerformanceMonitor,
     Setup,
@@ -57,8 +58,7 @@ class Worker:
         self.monitor.configure(setup, Watch(RULES, self.events.append))
 
     def take(self, *records: Record) -> None:
-        for record in records:
-            self.monitor.observe(record)
+        self.monitor.observe(sorts(records))
         self.monitor.pump()
 
     def minute(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def steps(clock: Clock, *workers: Worker, count: int = 3, length_s: float = 5.0)
 def test_b44_what_is_observed_is_shown(clock: Clock) -> None:
     worker = Worker(clock)
     worker.take(GOOD, GOOD, BAD)
-    worker.monitor.observe(GOOD)
+    worker.monitor.observe(sorts([GOOD]))
     found = json.loads(json.dumps(worker.monitor.snapshot()))
     assert (found["enabled"], found["scope"], found["workers"]) == (True, "process", 1)
     assert set(found) == {"enabled", "scope", "workers", "windows", "memory_growth_mb", "alerts"}
@@ -259,7 +259,7 @@ def test_b44_switched_off_it_counts_nothing(clock: Clock) -> None:
 def test_b44_the_end_writes_what_is_left_and_never_waits(clock: Clock, path: str) -> None:
     one, two = Worker(clock, path), Worker(clock, path)
     one.monitor.pump()
-    one.monitor.observe(GOOD)
+    one.monitor.observe(sorts([GOOD]))
     with one.monitor._lock:  # the keeper is in there, interrupted by the signal
         one.monitor.stop()
     assert two.minute()["requests"] == 0
@@ -308,7 +308,7 @@ def test_b44_threads_lose_nothing(ours: PerformanceMonitor) -> None:
     def work() -> None:
         for _ in range(2000):
             track_request("report", 1.0)
-            ours.observe(GOOD)
+            ours.observe(sorts([GOOD]))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -323,14 +323,14 @@ def test_b44_threads_lose_nothing(ours: PerformanceMonitor) -> None:
 def test_b44_a_child_is_another_worker(ours: PerformanceMonitor, path: str) -> None:
     """An application loaded ahead of its workers, or one that forks: nothing of the parent's is counted twice."""
     ours.configure(Setup(path=lambda: path), Watch((), lambda _: None))
-    ours.observe(GOOD)
+    ours.observe(sorts([GOOD]))
     ours.pump()
-    ours.observe(GOOD)
+    ours.observe(sorts([GOOD]))
     ours._lock.acquire()  # held by another thread as the child begins
     pid = os.fork()
     if pid == 0:
-        clean = not ours._records and ours._node is None
-        ours.observe(GOOD)
+        clean = not ours._found and ours._node is None
+        ours.observe(sorts([GOOD]))
         ours.pump()
         ours.stop()
         requests = ours.snapshot()["windows"]["1h"]["requests"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.exchange import Attempt, Captured, Record
-from app.observe.logs import fields
+from app.observe.log_line import fields
 from app.observe.recent import MOST_FOUND, MOST_LISTED, Recent, row
 
 AT = 1_795_253_400.123456
@@ -29,7 +29,7 @@ def record(request_id: str = "id-1", **more: Any) -> Record:
 def kept(most: int, *records: Record) -> Recent:
     recent = Recent(most)
     for one in records:
-        recent.observe(one)
+        recent.observe([one])
     return recent
 
 
@@ -57,10 +57,9 @@ def test_the_upstreams_id_finds_it_too_and_no_id_finds_nothing() -> None:
     assert recent.find("id-") == []
 
 
-@pytest.mark.parametrize("bodies", [True, False])
-def test_what_is_kept_of_a_record_without_bodies_is_the_record(bodies: bool) -> None:
-    recent, one = Recent(1, bodies=bodies), record()
-    recent.observe(one)
+def test_what_is_kept_of_a_record_without_bodies_is_the_record() -> None:
+    recent, one = Recent(1), record()
+    recent.observe([one])
     assert recent.latest()[0] is one
 
 
@@ -111,7 +110,7 @@ def test_others_may_append_while_one_looks() -> None:
 
     def append() -> None:
         while not over.is_set():
-            recent.observe(record("new"))
+            recent.observe([record("new")])
 
     thread = threading.Thread(target=append)
     before = sys.getswitchinterval()

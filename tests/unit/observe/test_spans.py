@@ -101,7 +101,7 @@ def test_one_span_per_record(make: Make, told: list[dict[str, object]]) -> None:
     memory = InMemorySpanExporter()
     one = make(memory)
     for number in range(1, 131):  # more than are made without a pause
-        one.observe(record(number))
+        one.observe([record(number)])
     one.pump()
     one.pump()
     until(lambda: len(memory.get_finished_spans()) >= 130)
@@ -121,7 +121,7 @@ def test_nothing_is_made_before_the_first_pump() -> None:
 
     before = threading.active_count()
     one = Spans("anthropic", {}, lambda event: None, QUICK, exporter)
-    one.observe(record(1))
+    one.observe([record(1)])
     assert (made, threading.active_count()) == ([], before)
     one.stop()
     assert made == [1]
@@ -138,7 +138,7 @@ def test_a_fork_gets_a_processor_of_its_own() -> None:
     one.pump()
     first = one._sending
     one._pid -= 1  # as if another process had made it
-    one.observe(record(1))
+    one.observe([record(1)])
     one.pump()
     assert len(made) == 2
     until(lambda: made[1].got)
@@ -154,7 +154,7 @@ def test_who_made_them(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
         memory = InMemorySpanExporter()
         one = make(memory)
-        one.observe(record(1))
+        one.observe([record(1)])
         one.stop()
         (span,) = memory.get_finished_spans()
         return dict(span.resource.attributes)
@@ -193,7 +193,7 @@ def test_the_environment_says_which_are_kept(
     one = make(memory)
     cases = ["01p", "00p", "01", "00"]
     for number, case in enumerate(cases, 1):
-        one.observe(record(number, case[:2], case.endswith("p")))
+        one.observe([record(number, case[:2], case.endswith("p"))])
     one.stop()
     assert [cases[span.context.span_id - 1] for span in memory.get_finished_spans()] == kept
     assert one.lost == 0
@@ -204,7 +204,7 @@ def test_what_fails_is_counted_and_told_once_a_minute(make: Make, told: list[dic
     one = make(exporter)
     one.pump()
     for number in range(1, 4):
-        one.observe(record(number))
+        one.observe([record(number)])
         one.pump()
         expected = number
         until(lambda: one.lost == expected)  # noqa: B023 - asked at once
@@ -213,7 +213,7 @@ def test_what_fails_is_counted_and_told_once_a_minute(make: Make, told: list[dic
     assert one.trouble == "spans: the exporter failed; 3 lost so far"
     assert metrics.SPANS_LOST._value.get() == 3
     exporter.answer = SpanExportResult.SUCCESS
-    one.observe(record(9))
+    one.observe([record(9)])
     one.pump()
     until(lambda: exporter.got)
     until(lambda: one.trouble == "")
@@ -233,7 +233,7 @@ def test_what_there_is_no_room_for_is_lost_and_counted(make: Make, told: list[di
     environ = {**QUICK, "OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5"}
     one = make(exporter, environ)
     for number in range(1, 26):
-        one.observe(record(number))
+        one.observe([record(number)])
     one.pump()
     assert one.lost == 15
     assert one.trouble == "spans: the collector does not keep up; 15 lost so far"
@@ -242,7 +242,7 @@ def test_what_there_is_no_room_for_is_lost_and_counted(make: Make, told: list[di
     until(lambda: len(exporter.got) == 10)
     assert sorted(span.context.span_id for span in exporter.got) == list(range(1, 11))
     until(lambda: one._sending is not None and one._sending._exporter.taken == 10)
-    one.observe(record(30))
+    one.observe([record(30)])
     one.pump()
     assert (one.lost, one.trouble) == (15, "")
 
@@ -254,11 +254,11 @@ def test_a_collector_that_does_not_answer_holds_nobody_up(
     exporter = Scripted()
     exporter.gate.clear()
     one = make(exporter)
-    one.observe(record(1))
+    one.observe([record(1)])
     one.pump()
     assert exporter.asked.wait(10)
     for number in range(2, 5):
-        one.observe(record(number))
+        one.observe([record(number)])
     one.pump()  # does not wait for the one that is under way
     one.stop()
     assert one.lost == 4
@@ -271,10 +271,10 @@ def test_the_end_sends_what_there_is_and_comes_once(make: Make, told: list[dict[
     exporter.gate.clear()
     one = make(exporter, {})  # every five seconds
     one.pump()
-    one.observe(record(1))
+    one.observe([record(1)])
     threading.Timer(0.1, exporter.gate.set).start()
     one.stop()
-    one.observe(record(2))
+    one.observe([record(2)])
     one.stop()
     one.pump()
     assert [span.context.span_id for span in exporter.got] == [1]
@@ -296,7 +296,7 @@ class Broken(SpanExporter):
 
 def test_an_exporter_that_raises_has_lost_its_batch(make: Make) -> None:
     one = make(Broken())
-    one.observe(record(1))
+    one.observe([record(1)])
     one.pump()
     until(lambda: one.lost == 1)
     assert one.trouble.startswith("spans: the exporter failed")

@@ -49,7 +49,7 @@ def records(app: Flask) -> list[Record]:
     """What is recorded."""
     told: list[Record] = []
     gateway = app.extensions["penstock"].gateway
-    gateway._observers = (*gateway._observers, told.append)
+    gateway.records.observers = (*gateway.records.observers, told.extend)
     return told
 
 

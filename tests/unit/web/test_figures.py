@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from app.assembly import Assembly
 from app.factory import create_app, start_worker, stop_worker
 from app.gateway.life import Life
-from app.observe import counting, metrics, process
+from app.observe import metrics, process
 from app.settings import Settings
 from app.upstream.dispatch import Traffic
 from app.upstream.target import TargetStats
@@ -169,7 +169,7 @@ def test_b41_where_it_is_off_nothing_is_counted(settings: Callable[..., Settings
     assembly.bridge().events.append({"event": "untold_news"})
     assembly.health.overslept(1.0)
     assembly.health.publish()
-    assert not counting._waiting
+    assert not assembly.gathered._waiting
     stop_worker()
     assert found() == before
 

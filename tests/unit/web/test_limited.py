@@ -28,7 +28,7 @@ def recorded(app: Flask) -> list[Record]:
     """What is recorded from now on."""
     told: list[Record] = []
     gateway = app.extensions["penstock"].gateway
-    gateway._observers = (*gateway._observers, told.append)
+    gateway.records.observers = (*gateway.records.observers, told.extend)
     return told
 
 

@@ -66,9 +66,9 @@ def test_b44_switched_off_it_says_so(settings: Callable[..., Settings], upstream
     assert app.test_client().get("/v1/models", buffered=True).status_code == 200
     assert performance(app) == {"enabled": False}
     assembly: Assembly = app.extensions["penstock"]
-    assert assembly.monitor.observe not in assembly._observers()
+    assert assembly.monitor.observe not in assembly._counters()
     assert assembly.monitor.pump not in assembly._pumps()
-    assert not assembly.monitor._records
+    assert not assembly.monitor._found
 
 
 def test_b44_what_does_not_work_degrades(
