@@ -115,7 +115,11 @@ class Keeper:
             request.force_close()
 
     def after_request(self, request: Any) -> None:
-        """gunicorn's ``post_request``."""
+        """gunicorn's ``post_request``; parts what ``before_request`` tied, or the cyclic collector has to.
+
+        Measured: 13 objects per request, of which every 1,500th stopped the worker for 15 to 30 ms.
+        """
+        request.body.penstock_request = None
         sock = getattr(request.unreader, "sock", None)
         self._busy.discard(id(sock))
 
