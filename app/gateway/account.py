@@ -64,8 +64,14 @@ def _router_ms(started: str, received_at: float) -> float | None:
     return router.waited_ms(started, time.time() - (time.monotonic() - received_at))
 
 
-def _told(headers: Headers) -> dict[str, str]:
-    """What is asked of every answer's headers, in one pass; of repeats the first one."""
+def _told(reply: Reply) -> dict[str, str]:
+    """What is asked of every answer's headers, in one pass; of repeats the first one.
+
+    HTTP/2 has no names but lower-case ones (RFC 9113, 8.2.1): half the time.
+    """
+    headers = reply.headers
+    if reply.http_version == "HTTP/2":
+        return dict(headers[::-1])
     found: dict[str, str] = {}
     for name, value in headers:
         if len(name) in _TOLD:
@@ -131,7 +137,7 @@ class Account:
         self._reply = reply
         self._crossing = crossing
         self._head_up_at = time.monotonic()
-        told = _told(reply.headers)
+        told = _told(reply)
         self._upstream_id = told.get("request-id", "")
         if not self.early:  # a coding is undone by then
             self.coding = told.get("content-encoding", "")

@@ -3,7 +3,7 @@
     add      any thread or greenlet, while a client waits for its next turn: puts the exchange aside
     flush    makes the Records of all that wait, in the order in which they ended, and shows them
 
-    at once:  if nothing was made for 50 ms, for the gateway's own fault, when 128 wait or hold 4 MiB
+    at once:  if nothing was made for 50 ms, for the gateway's own fault, when 64 wait or hold 4 MiB
     else:     the keeper's next tick, a quarter second at most; whoever asks for what was seen flushes first
 
 Context: what is done once per exchange runs from cold caches, at half to a third of the speed of a loop; the
@@ -28,7 +28,7 @@ from typing import Final
 from app.exchange import Record
 
 QUIET_S: Final = 0.05
-MOST: Final = 32
+MOST: Final = 64
 _URGENT_S: Final = 0.005  # a storm of refusals must not be told of one by one
 _MOST_BYTES: Final = 4 << 20
 _MOST_TURNS: Final = 3  # then somebody else's request may do it

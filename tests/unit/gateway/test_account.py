@@ -98,6 +98,15 @@ def test_the_record_carries_the_journey_once(records: list[Record]) -> None:
     assert admitted.finished == [15]  # cache reads do not count against the day
 
 
+@pytest.mark.parametrize(("version", "name"), [("HTTP/2", "request-id"), ("HTTP/1.1", "Request-Id")])
+def test_of_repeated_headers_the_first_counts(version: str, name: str, records: list[Record]) -> None:
+    made = account(records)
+    found = reply((name, "first"), ("x", "y"), (name, "second"))._replace(http_version=version)
+    made.head(found, crossing())
+    made.settle(None, False, 0)
+    assert records[0].upstream_request_id == "first"
+
+
 def test_an_error_brings_its_journey_and_gives_the_place_back(records: list[Record]) -> None:
     admitted = Admitted(counts_tokens=False)
     made = account(records, admitted)
@@ -170,7 +179,7 @@ def test_b43_usage_has_its_price_once_and_only_if_there_is_some(records: list[Re
 
     for body in (b'{"usage":{"input_tokens":7,"speed":"fast"}}', b'{"type":"error"}'):
         made = account(records, watching=Watching(price))
-        made.head(reply(("Content-Type", "application/json")), crossing())
+        made.head(reply(("content-type", "application/json")), crossing())
         assert made.reader is not None
         made.reader(body)
         made.settle(None, False, len(body))
