@@ -22,6 +22,7 @@ ELSEWHERE: Final = {
     "peers": "app.bench.peers_cli:command",
     "section": "app.bench.section_cli:command",
     "profiles": "app.bench.profiles_cli:command",
+    "observed": "app.bench.observed_cli:command",
     "counts": "app.bench.counts_cli:command",
 }
 

@@ -28,7 +28,6 @@ from app.bench.profiles_figures import (
     Sweep,
     download_faults,
     download_figures,
-    over_base,
     request_faults,
     request_figures,
     stream_figures,
@@ -40,7 +39,6 @@ from app.bench.stream_rounds import allow_files, paced, pss_bytes, timed, warm, 
 from app.bench.streaming import CALLER
 from app.bench.streaming_figures import faults as stream_faults
 from app.bench.streaming_figures import unmeasured
-from app.bench.verdict import judge
 from app.settings import rows
 from app.simulator.options import Options
 from app.simulator.process import running
@@ -88,15 +86,10 @@ class Bench:
                     lacks += texts or unmeasured(figures)
                 self.variants[name].rounds.append(found)
                 self.faults += [f"round {number}, {cell.words}: {text}" for text in lacks]
-            if self._sweep.over_base:
-                rounds = [self.variants[name].rounds[-1] for name in self._cells]
-                for found in reversed(rounds):
-                    found |= over_base(found, rounds[0])
 
     def _load(self, load: Load, cell: Cell, text: str) -> Found:
         """One load on a fresh gateway."""
         settings = {**SETTINGS, "WEB_CONCURRENCY": 1, **self._plan.streaming.room, **cell.settings}
-        settings["GUNICORN_CMD_ARGS"] = "--log-level info"  # says where it listens, whatever LOG_LEVEL is
         self._simulator.reset()
         with servers.gateway(self._simulator, self._folder, settings) as gateway:
             target = Target("gateway", "gateway", gateway.url, gateway.pids, headers=CALLER)
@@ -181,9 +174,7 @@ def _swept(plan: Plan, sweep: Sweep, folder: Path, say: Say) -> Report:
         bench.measure()
     settings = {**asdict(plan), "cells": {cell.name: dict(cell.settings) for cell in sweep.cells}}
     variants = list(bench.variants.values())
-    judged = judge(sweep.aims(), {variant.name: variant.rounds for variant in variants})
-    title = sweep.title(plan)
-    return Report(f"profiles-{sweep.name}", title, settings, sweep.rows, variants, judged, bench.faults)
+    return Report(f"profiles-{sweep.name}", sweep.title(plan), settings, sweep.rows, variants, [], bench.faults)
 
 
 @contextlib.contextmanager

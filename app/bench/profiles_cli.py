@@ -17,7 +17,7 @@ from app.bench.progress import shown
 @click.command("profiles")
 @click.option(
     "--what",
-    type=click.Choice(["connections", "chunk", "workers", "switch", "observed", "all"]),
+    type=click.Choice(["connections", "chunk", "workers", "switch", "all"]),
     default="all",
     show_default=True,
     help="Which setting is turned.",
@@ -50,7 +50,7 @@ from app.bench.progress import shown
 @with_page
 @with_output
 def command(what: str, markdown: bool, page: Path | None, output: Path | None, strict: bool, **sizes: Any) -> None:
-    """What the connection cap, chunk size, worker count, switch interval and observation do."""
+    """What the connection cap, chunk size, worker count and switch interval do."""
     from app.bench.profiles import possible, run, steps
     from app.bench.profiles_figures import SWITCH, WHAT, Plan
 

@@ -4,7 +4,6 @@
     chunk         largest piece of an answer handed on at once, for large downloads
     workers       worker processes, for short requests
     switch        how long a thread may keep the interpreter, for streams and for short requests
-    observed      what is logged, counted, read and told of each exchange: nothing, one thing, everything
 
 Pure.
 """
@@ -24,32 +23,12 @@ from app.bench.report import Report, Row
 from app.bench.stream_client import Streamed
 from app.bench.streaming_figures import Round
 from app.bench.table import NOTHING, shown
-from app.bench.verdict import Aim
 
 FORMAT: Final = 2
-WHAT: Final = ("connections", "chunk", "workers", "switch", "observed")
+WHAT: Final = ("connections", "chunk", "workers", "switch")
 SWITCH: Final = "SWITCH_INTERVAL_MS"
 Load = Literal["streams", "requests", "downloads"]
 _KIB, _MIB = 1024, 1024 * 1024
-BLIND: Final[Mapping[str, object]] = {
-    "LOG_LEVEL": "warning",
-    "ENABLE_METRICS_ENDPOINT": "false",
-    "ENABLE_USAGE": "false",
-    "SERVER_TIMING": "false",
-    "ENABLE_PERFORMANCE_MONITOR": "false",
-    "RECENT_RECORDS": 0,
-}
-"""The settings with which nothing of an exchange is observed."""
-_SEEING: Final[Mapping[str, Mapping[str, object]]] = {
-    "log": {"LOG_LEVEL": "info"},
-    "metrics": {"ENABLE_METRICS_ENDPOINT": "true"},
-    "usage and cost": {"ENABLE_USAGE": "true"},
-    "server-timing": {"SERVER_TIMING": "true"},
-    "monitor": {"ENABLE_PERFORMANCE_MONITOR": "true"},
-    "recent records": {"RECENT_RECORDS": 1000},
-}
-_OVER_BASE: Final = {"cpu_ms_per_request": "request_cpu_ratio", "cpu_ms_per_event": "event_cpu_ratio"}
-_MOST_OVER_BASE: Final = 1.05
 _STREAM_ROWS = (
     Row("connections", "upstream connections"),
     Row("cpu_ms_per_event", "CPU per event", "ms", 4),
@@ -72,10 +51,6 @@ _DOWNLOAD_ROWS = (
     Row("download_p50_ms", "whole download, p50", "ms"),
     Row("download_p99_ms", "whole download, p99", "ms"),
     Row("peak_mib", "memory over idle", "MiB", 1),
-)
-_RATIO_ROWS = (
-    Row("request_cpu_ratio", "CPU per request over the first position's", "x", 3),
-    Row("event_cpu_ratio", "CPU per event over the first position's", "x", 3),
 )
 _OTHERS = Row("others_cpu_pct", "of the machine, taken by others meanwhile", "%")
 ROWS: Final[Mapping[Load, tuple[Row, ...]]] = {
@@ -150,26 +125,17 @@ class Sweep:
         words: What is turned.
         loads: What each position carries.
         cells: The positions.
-        over_base: CPU is compared with the first position's of the same round, and the last one's is judged.
     """
 
     name: str
     words: str
     loads: tuple[Load, ...]
     cells: Sequence[Cell]
-    over_base: bool = False
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """Of the table."""
-        ratios = _RATIO_ROWS if self.over_base else ()
-        return (*ratios, *(row for load in self.loads for row in ROWS[load]), _OTHERS)
-
-    def aims(self) -> list[Aim]:
-        """What is held against a bound."""
-        if not self.over_base:
-            return []
-        return [Aim(self.cells[-1].name, name, "<=", _MOST_OVER_BASE) for name in _OVER_BASE.values()]
+        return (*(row for load in self.loads for row in ROWS[load]), _OTHERS)
 
     def title(self, plan: Plan) -> str:
         """One line."""
@@ -214,25 +180,7 @@ def sweeps(plan: Plan, known: Collection[str]) -> dict[str, Sweep]:
             [_cell(f"{value:g} ms", **{SWITCH: value}) for value in (0.5, 1, 5, 20)],
         ),
     ]
-    found.append(Sweep("observed", "what is observed of an exchange", ("requests", "streams"), _observed(), True))
     return {one.name: one for one in found if all(name in known for cell in one.cells for name in cell.settings)}
-
-
-def _observed() -> list[Cell]:
-    """Nothing, each thing alone, everything."""
-    each = [Cell(words.replace(" ", "_"), words, {**BLIND, **given}) for words, given in _SEEING.items()]
-    everything = {name: value for given in _SEEING.values() for name, value in given.items()}
-    return [Cell("nothing", "nothing", BLIND), *each, Cell("everything", "everything", everything)]
-
-
-def over_base(found: Figures, base: Figures) -> Figures:
-    """A position's CPU over the first position's, of the same round."""
-    ratios: Figures = {}
-    for name, ratio in _OVER_BASE.items():
-        mine, theirs = found.get(name), base.get(name)
-        if mine is not None and theirs:
-            ratios[ratio] = round(mine / theirs, 4)
-    return ratios
 
 
 def _cell(words: str, **settings: object) -> Cell:
@@ -324,8 +272,8 @@ class Profiles:
 
     @property
     def reached(self) -> bool:
-        """Whether every aim is met; most sweeps have none."""
-        return all(report.reached for report in self.reports.values())
+        """There is nothing to reach: it tells what settings do."""
+        return True
 
     def text(self) -> str:
         """A table for each sweep."""

@@ -108,15 +108,6 @@ def test_positions_take_turns_there_and_back_on_fresh_gateways(script: Script) -
     assert report.settings["cells"]["web_concurrency_2"] == {"WEB_CONCURRENCY": 2}
 
 
-def test_what_is_observed_is_judged_by_its_ratio(script: Script) -> None:
-    report = _run("observed").reports["observed"]
-    assert script.started[0]["LOG_LEVEL"] == "warning"
-    assert [one.name for one in report.variants][::7] == ["nothing", "everything"]
-    assert {one["request_cpu_ratio"] for variant in report.variants for one in variant.rounds} == {1.0}
-    first = report.judged[0]
-    assert (first.aim.variant, first.value, first.met) == ("everything", 1.0, True)
-
-
 def test_connections_are_those_of_the_gateway_since_it_started(script: Script) -> None:
     report = _run("connections").reports["connections"]
     assert [one["ANTHROPIC_MAX_CONNECTIONS"] for one in script.started] == [1, 2, 4, 4, 2, 1]

@@ -17,7 +17,6 @@ from app.bench.profiles_figures import (
     as_markdown,
     download_faults,
     download_figures,
-    over_base,
     request_faults,
     request_figures,
     stream_figures,
@@ -88,26 +87,6 @@ def test_rows_are_the_figures_of_the_loads() -> None:
     more = (request_figures([], 1, 1, 1, 12.34), download_figures(busy), stream_figures(busy, 3))
     assert [one[last.figure] for one in more] == [12.3] * 3
     assert found["streams"]["connections"] == 3
-
-
-def test_what_is_observed_is_compared_with_nothing_of_the_same_round() -> None:
-    sweep = _sweep("observed")
-    first, *_, last = sweep.cells
-    assert [len(first.settings), first.settings.keys()] == [6, last.settings.keys()]
-    assert not any(first.settings[name] == last.settings[name] for name in first.settings)
-    for one in sweep.cells[1:-1]:  # one thing alone
-        assert len([name for name in one.settings if one.settings[name] != first.settings[name]]) == 1
-    assert over_base({"cpu_ms_per_request": 0.3}, {"cpu_ms_per_request": 0.2, "cpu_ms_per_event": 1.0}) == {
-        "request_cpu_ratio": 1.5
-    }
-    assert over_base({"cpu_ms_per_event": 0.3}, {"cpu_ms_per_event": None}) == {}
-    aims = {(aim.variant, aim.figure, aim.relation, aim.bound) for aim in sweep.aims()}
-    assert aims == {
-        ("everything", "request_cpu_ratio", "<=", 1.05),
-        ("everything", "event_cpu_ratio", "<=", 1.05),
-    }
-    assert {row.figure for row in sweep.rows} >= {"request_cpu_ratio", "event_cpu_ratio"}
-    assert _sweep("switch").aims() == []
 
 
 def test_requests_are_measured_by_those_that_succeeded() -> None:
