@@ -1,6 +1,6 @@
 """bench: measures the gateway against the simulator, with a control in the same run; ``penstock bench``.
 
-    cli, *_cli -> latency | streaming | concurrent | storm | overload | sharing | profiles | peers
+    cli, *_cli -> latency | streaming | concurrent | storm | overload | sharing | profiles | observed | peers
                     -> servers (simulator, gunicorn, floor, redis-server), client, stream_client, load, procs
                     -> *_figures, figures, bootstrap, verdict -> report, table, page                     pure
                -> counts    the hot path's calls, in this process
