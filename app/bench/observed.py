@@ -1,5 +1,6 @@
 """What observing costs: gateways that observe this or that, all up at once, each serving a slice in every turn.
 
+    every few turns new gateways: where its objects lie makes two equal processes differ by several percent
     for each turn, in an order of its own, each gateway, with one worker:
         connections, requests to warm up, a rest       not counted
         short requests, and the rest after them        CPU of its worker, per request
@@ -33,7 +34,6 @@ from app.bench.load import HEADERS, PATH, body, closed, on_a_loop, spread
 from app.bench.observed_figures import (
     Plan,
     Served,
-    cells,
     compared,
     event_figures,
     notes,
@@ -67,25 +67,30 @@ class Bench:
     Args:
         plan: What to do.
         simulator: The upstream.
-        gateways: By the name of their cell; all of them are up.
         say: Told about each step.
     """
 
-    def __init__(self, plan: Plan, simulator: Running, gateways: Mapping[str, servers.Gateway], say: Say) -> None:
+    def __init__(self, plan: Plan, simulator: Running, say: Say) -> None:
         self._plan = plan
         self._simulator = simulator
-        self._gateways = gateways
+        self._gateways: Mapping[str, servers.Gateway] = {}
         self._say = say
         self._workers: dict[str, list[int]] = {}
-        self.variants = {cell.name: Variant(cell.name, cell.words) for cell in cells()}
+        self.variants = {cell.name: Variant(cell.name, cell.words) for cell in plan.cells}
         self.faults: list[str] = []
 
-    async def measure(self) -> None:
-        """A turn that is not counted, then all that are."""
+    async def measure(self, gateways: Mapping[str, servers.Gateway], turns: range) -> None:
+        """A turn that is not counted, then those that are.
+
+        Args:
+            gateways: By the name of their cell; all of them are up.
+            turns: Numbers of the turns they serve.
+        """
+        self._gateways, self._workers = gateways, {}
         for name, variant in self.variants.items():
             self._say(f"warm-up: {variant.words}")
             await self._slices(name, "warm-up")
-        for turn in range(1, self._plan.turns + 1):
+        for turn in turns:
             found: dict[str, Figures] = {}
             for name in order(list(self.variants), turn):
                 words = self.variants[name].words
@@ -206,17 +211,19 @@ def run(plan: Plan, say: Say) -> Report:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-bench-")))
         simulator = stack.enter_context(servers.simulator())
-        gateways = {
-            cell.name: stack.enter_context(
-                servers.gateway(simulator, folder, gateway_settings(cell.settings), cell.name)
-            )
-            for cell in cells()
-        }
-        stack.enter_context(apart(gateways.values(), simulator, cores))
-        bench = Bench(plan, simulator, gateways, say)
-        on_a_loop(bench.measure())
+        bench = Bench(plan, simulator, say)
+        for turns in plan.shifts:
+            with contextlib.ExitStack() as shift:
+                gateways = {
+                    cell.name: shift.enter_context(
+                        servers.gateway(simulator, folder, gateway_settings(cell.settings), cell.name)
+                    )
+                    for cell in plan.cells
+                }
+                shift.enter_context(apart(gateways.values(), simulator, cores))
+                on_a_loop(bench.measure(gateways, turns))
     pinned, variants = cores is not None, list(bench.variants.values())
-    settings = {**asdict(plan), "pinned": pinned, "cells": {cell.name: dict(cell.settings) for cell in cells()}}
+    settings = {**asdict(plan), "pinned": pinned, "cells": {cell.name: dict(cell.settings) for cell in plan.cells}}
     judged = judge(plan.aims(), {variant.name: variant.rounds for variant in variants})
     told = notes(plan, variants, pinned=pinned)
     return Report("observed", plan.title(), settings, plan.rows, variants, judged, bench.faults, told)
@@ -229,4 +236,4 @@ def gateway_settings(given: Mapping[str, object]) -> dict[str, object]:
 
 def steps(plan: Plan) -> int:
     """How often ``run`` says something."""
-    return (plan.turns + 1) * len(cells())
+    return (plan.turns + len(plan.shifts)) * len(plan.cells)

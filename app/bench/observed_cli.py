@@ -19,6 +19,14 @@ from app.bench.progress import shown
     "--turns", type=click.IntRange(1, 10_000), default=60, show_default=True, help="The median is shown."
 )
 @click.option(
+    "--fresh",
+    type=click.IntRange(1, 10_000),
+    default=10,
+    show_default=True,
+    help="Turns after which new gateways take their place.",
+)
+@click.option("--only", multiple=True, metavar="NAME", help="Look at this besides nothing; may be given again.")
+@click.option(
     "--requests",
     type=click.IntRange(1, 1_000_000),
     default=400,
@@ -46,7 +54,10 @@ from app.bench.progress import shown
 def command(page: Path | None, output: Path | None, strict: bool, **sizes: Any) -> None:
     """What log, metrics, usage, server-timing, monitor and recent records cost: each alone, and all."""
     from app.bench.observed import run, steps
-    from app.bench.observed_figures import Plan
+    from app.bench.observed_figures import Plan, cells
 
+    names = [cell.name for cell in cells()]
+    if unknown := set(sizes["only"]) - set(names):
+        raise click.UsageError(f"--only takes {', '.join(names)}; got {', '.join(sorted(unknown))}")
     plan = Plan(**sizes)
     finish(lambda: shown(steps(plan), lambda tell: run(plan, tell), "observed"), output, strict, page)

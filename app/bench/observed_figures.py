@@ -66,6 +66,8 @@ class Plan:
 
     Attributes:
         turns: How often each gateway serves its slice.
+        fresh: Turns after which new gateways take their place.
+        only: Names of what is looked at besides nothing and its control; empty: all there is.
         requests: Short ones, in a slice.
         concurrency: How many of those at once.
         streams: At once, in a slice; 0: none are measured.
@@ -75,6 +77,8 @@ class Plan:
     """
 
     turns: int = 60
+    fresh: int = 10
+    only: tuple[str, ...] = ()
     requests: int = 400
     concurrency: int = 32
     streams: int = 50
@@ -88,13 +92,24 @@ class Plan:
         return streaming_figures.Plan(self.streams, self.events, self.gap_ms, self.turns)
 
     @property
+    def cells(self) -> list[Cell]:
+        """What is looked at."""
+        return [cell for cell in cells() if not self.only or cell.name in (BASE, CONTROL, *self.only)]
+
+    @property
+    def shifts(self) -> list[range]:
+        """The turns that the same gateways serve."""
+        ends = self.turns + 1
+        return [range(begin, min(begin + self.fresh, ends)) for begin in range(1, ends, self.fresh)]
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         """Of the table."""
         return (*_REQUEST_ROWS, *(_EVENT_ROWS if self.streams else ()))
 
     def aims(self) -> list[Aim]:
         """What may be added at most: by each thing alone, and by everything."""
-        judged = [cell.name for cell in cells() if cell.name not in (BASE, CONTROL)]
+        judged = [cell.name for cell in self.cells if cell.name not in (BASE, CONTROL)]
         figures = [row.figure for row in self.rows if row.figure in _RATIOS.values()]
         return [Aim(name, figure, "<=", _MOST) for name in judged for figure in figures]
 
@@ -103,7 +118,7 @@ class Plan:
         streams = f"{self.streams:,} streams x {self.events} events x {self.gap_ms} ms; " if self.streams else ""
         return (
             f"observed: what observing an exchange costs; {self.requests:,} short requests, {self.concurrency} at "
-            f"once; {streams}median of {self.turns} turn(s)"
+            f"once; {streams}median of {self.turns} turn(s), new gateways every {self.fresh}"
         )
 
 

@@ -37,6 +37,7 @@ class Script:
     Attributes:
         pid: The simulator's.
         started: Settings of the gateways, by name.
+        starts: Their names as they were started.
         up: Gateways that are up.
         together: How many were up when slices began.
         slices: Name and turn of each slice of requests, in their order.
@@ -52,6 +53,7 @@ class Script:
 
     def __init__(self) -> None:
         self.started: dict[str, Mapping[str, object]] = {}
+        self.starts: list[str] = []
         self.up: set[str] = set()
         self.together: set[int] = set()
         self.slices: list[str] = []
@@ -69,13 +71,14 @@ class Script:
     @contextlib.contextmanager
     def gateway(self, upstream: Any, folder: Path, settings: Mapping[str, object], name: str) -> Iterator[Any]:
         self.started[name] = settings
+        self.starts.append(name)
         self.up.add(name)
         yield SimpleNamespace(url=f"http://{name}", workers=lambda: self.workers(), pids=lambda: [7])
         self.up.remove(name)
 
     @contextlib.contextmanager
     def apart(self, gateways: Any, simulator: Any, cores: observed.Cores | None) -> Iterator[None]:
-        assert len(list(gateways)) == len(self.up) == len(NAMES)
+        assert len(list(gateways)) == len(self.up)
         self.cores.append(cores)
         yield
 
@@ -133,6 +136,20 @@ def test_every_gateway_serves_once_in_a_turn_in_the_order_of_that_turn(script: S
     expected += [f"{name}, turn {turn}" for turn in (1, 2) for name in order(NAMES, turn)]
     assert script.slices == script.carried == expected
     assert {len(one.rounds) for one in report.variants} == {2}, "warming up is no turn"
+
+
+def test_new_gateways_take_their_place_every_few_turns(script: Script) -> None:
+    """Two equal processes differ by where their objects lie: no variant may be lucky for a whole run."""
+    plan = Plan(turns=5, fresh=2, only=("log",), requests=3, streams=0)
+    report = _run(plan)
+    names = [BASE, CONTROL, "log"]
+    shifts = [["warm-up", "turn 1", "turn 2"], ["warm-up", "turn 3", "turn 4"], ["warm-up", "turn 5"]]
+    assert [sorted(script.slices[i : i + 3]) for i in range(0, len(script.slices), 3)] == [
+        sorted(f"{name}, {text}" for name in names) for shift in shifts for text in shift
+    ]
+    assert script.starts == names * 3
+    assert script.together == {3}
+    assert {len(one.rounds) for one in report.variants} == {5}
 
 
 def test_a_ratio_is_of_the_same_turn(script: Script) -> None:
@@ -366,10 +383,26 @@ def test_options_of_observed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(machine, "facts", lambda: {"load_1m": 0.0, "cores": 2})
     monkeypatch.setattr(observed, "run", run)
-    sizes = ["--turns", "1", "--requests", "2", "--concurrency", "3", "--streams", "0", "--events", "5"]
+    sizes = [
+        "--turns",
+        "1",
+        "--fresh",
+        "7",
+        "--only",
+        "log",
+        "--requests",
+        "2",
+        "--concurrency",
+        "3",
+        "--streams",
+        "0",
+        "--events",
+        "5",
+    ]
     for arguments in ([], [*sizes, "--gap", "6", "--no-pin"]):
         result = CliRunner().invoke(command, ["observed", *arguments])
         assert result.exit_code == 0, result.output
-    assert seen == [Plan(), Plan(1, 2, 3, 0, 5, 6, False)]
+    assert seen == [Plan(), Plan(1, 7, ("log",), 2, 3, 0, 5, 6, False)]
+    assert "everything" in CliRunner().invoke(command, ["observed", "--only", "nonsense"]).output
     assert "observed" in CliRunner().invoke(command, ["--help"]).output
     assert CliRunner().invoke(command, ["profiles", "--what", "observed"]).exit_code == 2
