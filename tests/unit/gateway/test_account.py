@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import gzip
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
 
 from app.bridge.call import Crossing
-from app.errors import BreakerOpen, GatewayError
+from app.errors import BreakerOpen, GatewayError, StreamBroken
 from app.exchange import Attempt, Captured, Exchange, Journey, Record, Reply
 from app.gateway.account import Account
 from app.gateway.life import Life
-from app.gateway.records import Records
+from app.gateway.records import CALM, FAILED, OWN_FAULT, Records
 from app.gateway.watching import USUAL, Capture, Watching
 
 EXCHANGE = Exchange("r1", "POST", "/v1/messages?x=1", (), b'{"model":"m"}', False, 13, "messages", 100.0, "web")
@@ -105,6 +106,48 @@ def test_of_repeated_headers_the_first_counts(version: str, name: str, records: 
     made.head(found, crossing())
     made.settle(None, False, 0)
     assert records[0].upstream_request_id == "first"
+
+
+class Told:
+    """Stands for the Records: notes how they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def add(self, make: object, now: float, hurry: int, held_bytes: int) -> None:
+        self.asked.append((hurry, held_bytes))
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "hurry"),
+    [
+        (200, None, CALM),
+        (429, None, FAILED),
+        (503, None, FAILED),
+        (0, BreakerOpen(), FAILED),
+        (200, StreamBroken(), FAILED),
+        (0, GatewayError(), OWN_FAULT),
+        (0, None, FAILED),
+    ],
+)
+def test_what_failed_is_in_a_hurry_and_large_bodies_are_told_of(
+    status: int, error: GatewayError | None, hurry: int
+) -> None:
+    told = Told()
+    made = Account(EXCHANGE, Life(1.0), cast(Any, told), USUAL)
+    if status:
+        made.head(reply()._replace(status=status), crossing())
+    made.settle(error, False, 1000)
+    assert told.asked == [(hurry, len(EXCHANGE.body) + 1000)]
+
+
+def test_what_waits_for_its_record_does_not_hold_its_crossing() -> None:
+    made, held = Account(EXCHANGE, Life(1.0), cast(Any, Told()), USUAL), crossing()
+    made.head(reply(), held)
+    gone = weakref.ref(held)
+    made.settle(None, False, 0)
+    del held
+    assert gone() is None
 
 
 def test_an_error_brings_its_journey_and_gives_the_place_back(records: list[Record]) -> None:

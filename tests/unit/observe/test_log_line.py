@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app import errors
 from app.exchange import Attempt, Record
 from app.observe.failures import failure_of
-from app.observe.log_line import ERROR, INFO, WARNING, Clock, fields, level_of, line
+from app.observe.log_line import ERROR, INFO, WARNING, Clock, fields, level_of, line, lines, told
 
 RECORD = Record("r", "messages", "POST", "/v1/messages", 200, "")
 SLUGS = {
@@ -147,3 +147,12 @@ def test_b40_the_clock_turns_with_the_second() -> None:
         "2023-11-14T22:13:21.000000Z",
         "1970-01-01T00:00:00.500000Z",
     ]
+
+
+def test_a_strange_path_spoils_no_other_line() -> None:
+    """Half of a surrogate pair cannot be written as UTF-8: that line is escaped, the others are as ever."""
+    found = [told(RECORD._replace(path=path), INFO, "now") for path in ("/a", "/\ud800", "/\u00e9")]
+    written = lines(found).splitlines(keepends=True)
+    assert [json.loads(one)["path"] for one in written] == ["/a", "/\ud800", "/\u00e9"]
+    assert written[0] == lines(found[:1])
+    assert json.loads(written[1]).keys() == json.loads(written[0]).keys()
