@@ -5,8 +5,10 @@ Runs on: worker.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,7 @@ from app.assembly import Assembly
 from app.errors import ConnectFailed
 from app.factory import create_app
 from app.gateway import records
+from app.observe import log_stdout
 from app.observe.monitor import get_current_metrics
 from app.settings import Settings
 
@@ -28,8 +31,16 @@ SERIES = 'penstock_requests_total{model="",route="models",slug="",status="200"}'
 
 
 @pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
+    """Where the log goes."""
+    found = io.BytesIO()
+    monkeypatch.setattr(log_stdout, "sys", SimpleNamespace(stdout=SimpleNamespace(buffer=found)))
+    return found
+
+
+@pytest.fixture
 def app(
-    capsys: pytest.CaptureFixture[str],
+    sink: io.BytesIO,
     settings: Callable[..., Settings],
     upstream: Upstream,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,20 +98,20 @@ def test_an_upstream_that_is_out_of_reach_is_known_at_once(app: Flask, upstream:
     assert (state["status"], state["reasons"]) == ("unavailable", ["the upstream cannot be reached"])
 
 
-def test_the_keepers_tick_has_them_all_counted_and_written(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_keepers_tick_has_them_all_counted_and_written(app: Flask, sink: io.BytesIO) -> None:
     before = counted(app)
     serve(app)
     for pump in assembly(app)._pumps():
         pump()
     assert counted(app) == before + 3
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = [json.loads(line) for line in sink.getvalue().splitlines()]
     assert [row["route"] for row in told if row["event"] == "exchange"] == ["models"] * 3
 
 
-def test_the_end_has_them_all_counted_and_written(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_end_has_them_all_counted_and_written(app: Flask, sink: io.BytesIO) -> None:
     before = counted(app)
     serve(app)
     assembly(app).keeper.stop()
     assert counted(app) == before + 3
-    told = [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+    told = [json.loads(line)["event"] for line in sink.getvalue().splitlines()]
     assert told[-4:] == ["exchange"] * 3 + ["worker_stopped"]
