@@ -113,5 +113,6 @@ def test_the_end_has_them_all_counted_and_written(app: Flask, sink: io.BytesIO) 
     serve(app)
     assembly(app).keeper.stop()
     assert counted(app) == before + 3
+    assert not assembly(app).monitor._found, "the monitor, which ends before the log, has them too"
     told = [json.loads(line)["event"] for line in sink.getvalue().splitlines()]
     assert told[-4:] == ["exchange"] * 3 + ["worker_stopped"]
