@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from app import metrics_dir, settings_otel
@@ -60,6 +60,9 @@ from app.wire import sse
 
 if TYPE_CHECKING:
     from app.observe.spans import Spans
+
+
+_ASKED_WAIT_S: Final = 0.1
 
 
 class Assembly:
@@ -163,7 +166,7 @@ class Assembly:
 
     def _settle(self) -> None:
         """Make and count the Records of all that is over: somebody asks."""
-        self.records.flush()
+        self.records.flush(_ASKED_WAIT_S)
         self.gathered.flush()
 
     def _pumps(self) -> tuple[Callable[[], None], ...]:

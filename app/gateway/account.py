@@ -209,15 +209,17 @@ class Account:
         if crossing is not None:
             self._up_ended_at = crossing.up.ended_at
             self._crossing = None
-        if self._admission is not None:
-            self._finish(self._admission)
         now = self._ended_at = time.monotonic()
         hurry = CALM
         if error is not None:
             hurry = OWN_FAULT if error.slug == GatewayError.slug else FAILED
         elif reply is None or reply.status >= 400:
             hurry = FAILED
-        self._records.add(self._record, now, hurry, len(self._exchange.body) + sent_bytes)
+        try:
+            if self._admission is not None:
+                self._finish(self._admission)
+        finally:
+            self._records.add(self._record, now, hurry, len(self._exchange.body) + sent_bytes)
 
     def _finish(self, admission: Admission) -> None:
         """Tell the caller's limits what was used."""

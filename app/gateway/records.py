@@ -18,6 +18,7 @@ Runs on: worker.
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -38,6 +39,9 @@ CALM, FAILED, OWN_FAULT = 0, 1, 2
 
 Observer = Callable[[Sequence[Record]], None]
 Make = Callable[[float], Record]
+
+
+_all: Final[weakref.WeakSet[Records]] = weakref.WeakSet()
 
 
 def _nothing() -> None:
@@ -64,6 +68,13 @@ class Records:
         self._kept = False
         self._lock = threading.Lock()
         atexit.register(_close_last, weakref.ref(self))
+        _all.add(self)
+
+    def _forget(self) -> None:
+        """In a child: what waits is the parent's to tell of, and whoever holds the lock is not here."""
+        self._waiting.clear()
+        self._kept = False
+        self._lock = threading.Lock()
 
     def add(self, make: Make, now: float, hurry: int, held_bytes: int) -> None:
         """An exchange is over.
@@ -96,11 +107,16 @@ class Records:
         self._kept = False
         self.flush()
 
-    def flush(self) -> None:
-        """Make those that wait. Whoever is at it already takes them along, so nobody waits for another."""
+    def flush(self, wait_s: float = 0.0) -> None:
+        """Make those that wait. Whoever is at it already takes them along.
+
+        Args:
+            wait_s: How long to wait for another thread that is; then those are there, too, that it has taken.
+        """
         turns = 0
-        while self._waiting and (turns < _MOST_TURNS or not self._kept):
-            if not self._lock.acquire(blocking=False):
+        while (self._waiting or (wait_s and not turns)) and (turns < _MOST_TURNS or not self._kept):
+            # not with a timeout at once: in a signal's handler under gevent nobody may wait
+            if not self._lock.acquire(blocking=False) and not (wait_s and self._lock.acquire(timeout=wait_s)):
                 return
             try:
                 self._make()
@@ -111,12 +127,18 @@ class Records:
 
     def _make(self) -> None:
         waiting = self._waiting
+        if not waiting:
+            return
         self._waiting_bytes = 0
         now = self._made_at = time.monotonic()
         epoch_s = time.time() - now
-        records = [waiting.popleft()(epoch_s) for _ in range(len(waiting))]
-        for observe in self.observers:
-            observe(records)
+        records: list[Record] = []
+        try:
+            for _ in range(len(waiting)):
+                records.append(waiting.popleft()(epoch_s))
+        finally:  # one that cannot be made takes no other with it
+            for observe in self.observers:
+                observe(records)
 
 
 def _close_last(ref: weakref.ref[Records]) -> None:
@@ -124,3 +146,11 @@ def _close_last(ref: weakref.ref[Records]) -> None:
     records = ref()
     if records is not None:
         records.close()
+
+
+def _forget_all() -> None:
+    for records in list(_all):
+        records._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

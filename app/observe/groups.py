@@ -12,6 +12,8 @@ Runs on: worker. Never on the loop thread: those who count have locks that are g
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -59,6 +61,9 @@ def failures(sort: Sort, group: Sequence[Record]) -> Mapping[str, int]:
     return found
 
 
+_all: Final[weakref.WeakSet[Gathered]] = weakref.WeakSet()
+
+
 class Gathered:
     """Records that wait to be counted.
 
@@ -73,6 +78,7 @@ class Gathered:
         self._counters = counters
         self._waiting: deque[Record] = deque()
         self.observe: Final[Callable[[Sequence[Record]], None]] = self._waiting.extend
+        _all.add(self)
 
     def flush(self) -> None:
         """Have all counted that wait."""
@@ -84,3 +90,12 @@ class Gathered:
             found = sorts(records)
             for count in self._counters:
                 count(found)
+
+
+def _forget_all() -> None:
+    """In a child: what waits is the parent's to count."""
+    for gathered in list(_all):
+        gathered._waiting.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -28,7 +28,7 @@ class Stdout:
     """
 
     def __init__(self) -> None:
-        sink: Any = sys.stdout.buffer
+        sink: Any = sys.stdout.buffer if sys.stdout is not None else _Closed()
         self._sink = sink.raw if isinstance(getattr(sink, "raw", None), RawIOBase) else sink
         self._most_bytes = select.PIPE_BUF if _is_shared_pipe(self._sink) else _WHOLE_BYTES
         self._torn = False
@@ -57,6 +57,17 @@ class Stdout:
         if done:
             self._torn = piece[done - 1 : done] != b"\n"  # then the next line starts on a new one
         return bytes(rest).count(b"\n")
+
+
+class _Closed:
+    """Stands for a stdout that was closed before the process began: every line is lost, and counted."""
+
+    def write(self, data: object) -> int:
+        del data
+        return 0
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def _is_shared_pipe(sink: Any) -> bool:

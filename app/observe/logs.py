@@ -19,6 +19,7 @@ Runs on: worker. Never on the loop thread: its lock is gevent's (facts 3).
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -78,6 +79,7 @@ _WARNINGS: Final = frozenset(
     }
 )
 _Told = dict[str, object]
+_all: Final[weakref.WeakSet[ExchangeLog]] = weakref.WeakSet()
 
 
 class ExchangeLog:
@@ -115,6 +117,13 @@ class ExchangeLog:
         self._lock = threading.Lock()
         self._troubled: frozenset[str] = frozenset()
         atexit.register(_flush_last, weakref.ref(self))
+        _all.add(self)
+
+    def _forget(self) -> None:
+        """In a child: what waits is the parent's to write, and whoever holds the lock is not here."""
+        self._waiting.clear()
+        self._pumped = False
+        self._lock = threading.Lock()
 
     def observe(self, records: Sequence[Record]) -> None:
         """One line for each exchange; ``look`` then says when."""
@@ -243,11 +252,11 @@ class ExchangeLog:
             written += (self._plain(plain), one)
         if plain:
             written.append(self._plain(plain))
+        for file in self._every:  # before stdout, which may be a pipe that nobody reads
+            file.flush(wait_s)
         if written:
             self._stdout.write(b"".join(written))
             self._written_at = time.monotonic()
-        for file in self._every:
-            file.flush(wait_s)
         if self._files is not None:
             self._tell_troubles()
 
@@ -311,3 +320,11 @@ def _flush_last(ref: weakref.ref[ExchangeLog]) -> None:
     log = ref()
     if log is not None:
         log.close()
+
+
+def _forget_all() -> None:
+    for log in list(_all):
+        log._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

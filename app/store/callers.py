@@ -47,6 +47,7 @@ _RETRY_S: Final = 1.0
 _REFRESH_S: Final = 5.0
 _AT_ONCE: Final = 4  # redis.CALLERS_CONNECTIONS
 _DAY_S: Final = 86_400
+_MOST_TOKENS: Final = 10**12  # of one exchange: whatever an upstream states, a day's sum fits its counter
 _WORTH_WAITING_S: Final = 60  # the official SDKs wait no longer, and would ask again at once
 
 
@@ -92,7 +93,7 @@ class Admission:
         """Give the concurrent place back and book the tokens, once. Also when the exchange failed."""
         caller = self._open.pop(self._lease, None)  # found by one thread only
         if caller is not None and self._desk is not None:
-            self._desk.finish(caller, self._lease, max(0, tokens) if caller.tokens else 0)
+            self._desk.finish(caller, self._lease, min(max(0, tokens), _MOST_TOKENS) if caller.tokens else 0)
 
 
 class CallerLimits:

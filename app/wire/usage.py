@@ -47,6 +47,17 @@ _USUAL: Final[Mapping[str, frozenset[str]]] = {
     "speed": frozenset({"standard"}),
     "inference_geo": frozenset({"global", "not_available"}),
 }
+# Figures that are counted and have prices: they stay, however many others there are.
+_KNOWN: Final = frozenset(
+    {
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "cache_creation.ephemeral_5m_input_tokens",
+        "cache_creation.ephemeral_1h_input_tokens",
+    }
+)
 NO_TERMS: Final[frozenset[str]] = frozenset()
 
 
@@ -324,7 +335,8 @@ def _note(usage: object, into: dict[str, int], terms: dict[str, str]) -> None:
             else:
                 terms[name] = value
     if len(into) > KEYS:
-        for name in list(into)[KEYS:]:
+        unknown = [name for name in into if name not in _KNOWN]
+        for name in unknown[KEYS - len(into) :]:
             del into[name]
 
 

@@ -141,6 +141,18 @@ def test_what_failed_is_in_a_hurry_and_large_bodies_are_told_of(
     assert told.asked == [(hurry, len(EXCHANGE.body) + 1000)]
 
 
+def test_limits_that_fail_lose_no_record() -> None:
+    class Broken(Admitted):
+        def finish(self, tokens: int) -> None:
+            raise ZeroDivisionError
+
+    told = Told()
+    made = Account(EXCHANGE, Life(1.0), cast(Any, told), USUAL, Broken())
+    with pytest.raises(ZeroDivisionError):
+        made.settle(None, False, 0)
+    assert len(told.asked) == 1
+
+
 def test_what_waits_for_its_record_does_not_hold_its_crossing() -> None:
     made, held = Account(EXCHANGE, Life(1.0), cast(Any, Told()), USUAL), crossing()
     made.head(reply(), held)

@@ -6,6 +6,7 @@ Runs on: worker.
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -167,6 +168,57 @@ def test_nobody_waits_for_whoever_is_at_it_and_nothing_stays_behind(watch: Watch
     records = Records([show])
     records.add(make("1"), watch.now, CALM, 0)
     assert shown == ["1", "2", "3"]
+
+
+def test_whoever_asks_waits_for_those_that_another_thread_is_making(watch: Watch) -> None:
+    shown: list[Record] = []
+    taken, free = threading.Event(), threading.Event()
+
+    def slow(epoch_s: float) -> Record:
+        taken.set()
+        assert free.wait(10)
+        return make("slow")(epoch_s)
+
+    records = Records([shown.extend])
+    one = threading.Thread(target=records.add, args=(slow, watch.now, CALM, 0))
+    one.start()
+    assert taken.wait(10)
+    records.flush()
+    assert not shown, "nobody waits who did not ask to"
+    threading.Timer(0.05, free.set).start()
+    records.flush(10.0)
+    assert [record.request_id for record in shown] == ["slow"]
+    one.join()
+
+
+def test_one_that_cannot_be_made_takes_no_other_with_it(watch: Watch) -> None:
+    def broken(epoch_s: float) -> Record:
+        raise ZeroDivisionError
+
+    seen = Seen(watch)
+    seen.add("first")
+    seen.add("before")
+    seen.records.add(broken, watch.now, CALM, 0)
+    seen.add("behind")
+    with pytest.raises(ZeroDivisionError):
+        seen.records.flush()
+    seen.records.flush()
+    assert seen.batches == [["first"], ["before"], ["behind"]]
+
+
+def test_a_child_tells_of_nothing_that_is_its_parents(watch: Watch) -> None:
+    seen = Seen(watch)
+    seen.add("first")
+    seen.add("the parent's")
+    seen.records._lock.acquire()  # held by another thread as the child begins
+    pid = os.fork()
+    if pid == 0:
+        seen.add("the child's")
+        os._exit(0 if seen.batches == [["first"], ["the child's"]] else 1)
+    seen.records._lock.release()
+    assert os.waitpid(pid, 0)[1] == 0
+    seen.records.flush()
+    assert seen.batches == [["first"], ["the parent's"]]
 
 
 def test_somebody_elses_request_is_not_kept_at_it_for_ever(watch: Watch) -> None:

@@ -5,6 +5,7 @@ Runs on: worker.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from typing import Any
@@ -99,6 +100,19 @@ def test_nothing_is_counted_twice() -> None:
     for thread in threads:
         thread.join()
     assert sum(counted) == 400
+
+
+def test_a_child_counts_nothing_that_is_its_parents() -> None:
+    counted: list[Sorted] = []
+    gathered = Gathered((counted.append,))
+    gathered.observe([GOOD])
+    pid = os.fork()
+    if pid == 0:
+        gathered.flush()
+        os._exit(1 if counted else 0)
+    assert os.waitpid(pid, 0)[1] == 0
+    gathered.flush()
+    assert len(counted) == 1
 
 
 def test_a_sort_has_all_that_is_a_label() -> None:

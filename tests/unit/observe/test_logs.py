@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import threading
 import time
 from collections import deque
@@ -283,6 +284,45 @@ def test_lines_of_many_threads_are_all_there_and_each_threads_in_order(sink: Sin
     assert len(found) == count * each
     for name in range(count):
         assert [number for thread, number in found if thread == name] == list(range(each))
+
+
+def test_a_child_writes_nothing_that_is_its_parents(sink: Sink, watch: Watch) -> None:
+    log = pumped()
+    put(log, RECORD)
+    put(log, RECORD)
+    log._lock.acquire()  # held by another thread as the child begins
+    pid = os.fork()
+    if pid == 0:
+        put(log, RECORD._replace(request_id="child"))
+        os._exit(0 if ids(sink.rows()) == ["r", "child"] else 1)
+    log._lock.release()
+    assert os.waitpid(pid, 0)[1] == 0
+    log.pump()
+    assert ids(sink.rows()) == ["r", "r"]
+
+
+def test_a_stdout_that_was_closed_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch
+) -> None:
+    monkeypatch.setattr(log_stdout, "sys", SimpleNamespace(stdout=None))
+    log = ExchangeLog("info", "json", made(tmp_path / "logs"))
+    put(log, RECORD)
+    assert log.troubles == ["log: 1 lines could not be written to stdout"]
+    assert ids(rows(tmp_path / "logs" / "performance.json")) == ["r"]
+
+
+def test_files_have_their_lines_before_stdout_is_asked(tmp_path: Path, sink: Sink, watch: Watch) -> None:
+    """It may be a pipe that nobody reads."""
+    log = ExchangeLog("info", "json", made(tmp_path / "logs"))
+
+    class Stuck(Sink):
+        def write(self, data: Any) -> int:
+            assert ids(rows(tmp_path / "logs" / "performance.json")) == ["r"]
+            return super().write(data)
+
+    log._stdout._sink = stuck = Stuck()
+    put(log, RECORD)
+    assert stuck.writes == 1
 
 
 def test_nobody_waits_for_whoever_is_writing(sink: Sink, watch: Watch) -> None:

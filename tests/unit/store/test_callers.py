@@ -326,6 +326,14 @@ def test_no_tokens(make: Make, tokens: int) -> None:
     assert left(limits.admit("a"))["tokens-remaining"] == "10"
 
 
+def test_what_no_answer_can_have_used_ends_the_day_and_spoils_no_counter(make: Make) -> None:
+    limits = make(CallerRule("a", tokens_per_day=10))
+    first, second = limits.admit("a"), limits.admit("a")
+    for admission in (first, second):
+        admission.finish(3 * (2**64 - 1))
+    refused(limits)
+
+
 def test_tokens_are_not_booked_where_they_do_not_count(make: Make) -> None:
     limits = make(CallerRule("a", requests_per_minute=10))
     assert not limits.counts_tokens("a")

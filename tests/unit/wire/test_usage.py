@@ -256,6 +256,13 @@ def test_what_nests_or_lists_without_end_is_bounded() -> None:
     assert tap.stated(False).tokens["k1"] == 5
 
 
+def test_what_is_counted_stays_however_much_else_is_stated() -> None:
+    known = {"input_tokens": 1, "cache_creation": {"ephemeral_5m_input_tokens": 2}, "output_tokens": 3}
+    found = usage(start({f"k{n}": n for n in range(500)} | known))
+    assert len(found) == KEYS
+    assert found.keys() > {"input_tokens", "cache_creation.ephemeral_5m_input_tokens", "output_tokens", "k0"}
+
+
 @pytest.mark.parametrize("size", [16_000, 1 << 21])
 def test_an_event_beyond_the_window_is_passed_over(size: int) -> None:
     huge = delta({"output_tokens": 5, "padding": "x" * WINDOW_BYTES})
