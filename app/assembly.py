@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from app import metrics_dir, settings_otel
 from app.bridge.call import Bridge, get_bridge
 from app.bridge.loop import BackgroundLoop
+from app.bridge.wait import original
 from app.gateway.body import BodyRules
 from app.gateway.handle import Gateway, Options
 from app.gateway.life import Life
@@ -75,7 +76,7 @@ class Assembly:
         self.provider = PROVIDERS["anthropic"]
         self.workers = settings.web_concurrency
         self._ca_pem = Path(settings.ssl_cert_file).read_bytes() if settings.ssl_cert_file else None
-        self.log = exchange_log(settings)
+        self.log = exchange_log(settings, original("select", "poll"))
         self.life = Life(settings.drain_timeout_s)
         self.records = Records(shown=self.log.look)
         self.sharing = Sharing(self._link if settings.redis_url else None)

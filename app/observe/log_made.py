@@ -5,8 +5,10 @@ Runs on: start-up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import select
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from app.observe.log_files import LogFiles
@@ -16,8 +18,13 @@ from app.observe.redact import Redactor
 from app.settings import Settings
 
 
-def exchange_log(settings: Settings) -> ExchangeLog:
-    """The log of one set of settings."""
+def exchange_log(settings: Settings, poll: Callable[[], Any] = select.poll) -> ExchangeLog:
+    """The log of one set of settings.
+
+    Args:
+        settings: The settings.
+        poll: As ``Stdout`` has it.
+    """
     files = None
     if settings.log_dir is not None:
         files = LogFiles(
@@ -29,7 +36,7 @@ def exchange_log(settings: Settings) -> ExchangeLog:
     shown = Shown(
         settings.enable_request_body_logging, settings.enable_response_body_logging, settings.body_log_bytes
     )
-    return ExchangeLog(settings.log_level, settings.log_format, files, shown, redactor(settings))
+    return ExchangeLog(settings.log_level, settings.log_format, files, shown, redactor(settings), poll)
 
 
 def redactor(settings: Settings) -> Redactor:

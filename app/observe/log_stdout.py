@@ -4,42 +4,90 @@ All workers of a server write to one stdout. A file takes a write of any size in
 a log router's) only up to PIPE_BUF bytes (4096 on Linux, pipe(7)), and may split a larger one when it is full. So
 a pipe gets several writes, cut between lines. A line longer than PIPE_BUF cannot be kept whole by anybody.
 
+A pipe that nobody reads is full after 64 KiB, and a write to it would hold up the worker. So it is asked first
+whether it takes one: if not, lines wait for its reader, 4 MiB at most; of more the oldest are lost and counted.
+
 Runs on: worker.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from io import RawIOBase
 from os import fstat
 from typing import Any
 
 _WHOLE_BYTES = 1 << 20
+_BACKLOG_BYTES = 4 << 20
 
 
 class Stdout:
     """The process's stdout.
 
+    Args:
+        poll: Makes a ``select.poll``; the standard library's own, which under gevent is not what that name says.
+
     Attributes:
         lost: Lines that could not be written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, poll: Callable[[], Any] = select.poll) -> None:
         sink: Any = sys.stdout.buffer if sys.stdout is not None else _Closed()
         self._sink = sink.raw if isinstance(getattr(sink, "raw", None), RawIOBase) else sink
-        self._most_bytes = select.PIPE_BUF if _is_shared_pipe(self._sink) else _WHOLE_BYTES
+        self._poll: Any = None
+        self._most_bytes = _WHOLE_BYTES
+        if _is_shared_pipe(self._sink):
+            self._most_bytes = select.PIPE_BUF
+            self._poll = poll()
+            self._poll.register(self._sink.fileno(), select.POLLOUT)
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._torn = False
         self.lost = 0
 
-    def write(self, lines: bytes) -> None:
-        """Write whole lines; never raises for what stdout does."""
+    @property
+    def waiting_bytes(self) -> int:
+        """Of lines that wait for the reader of a pipe."""
+        return self._waiting_bytes
+
+    def write(self, lines: bytes = b"") -> None:
+        """Write whole lines, behind those that wait; never raises for what stdout does, and never waits for it."""
         for piece in pieces(lines, self._most_bytes):
+            self._waiting.append(piece)
+            self._waiting_bytes += len(piece)
+        while self._waiting and (self._poll is None or self._poll.poll(0)):
+            piece = self._next()
             left = self._put(b"\n" + piece if self._torn else piece)
             if left:
                 self.lost += min(left, piece.count(b"\n"))
+        while self._waiting_bytes > _BACKLOG_BYTES:
+            self.lost += self._next().count(b"\n")
+
+    def end(self, wait_s: float) -> None:
+        """Write what waits, if its reader takes it by then; what it does not take is lost."""
+        until = time.monotonic() + wait_s
+        self.write()
+        while self._waiting and time.monotonic() < until:
+            os.sched_yield()  # not a sleep: in a signal's handler under gevent nobody may wait
+            self.write()
+        while self._waiting:
+            self.lost += self._next().count(b"\n")
+
+    def forget(self) -> None:
+        """In a child: what waits is its parent's to write."""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    def _next(self) -> bytes:
+        piece = self._waiting.popleft()
+        self._waiting_bytes -= len(piece)
+        return piece
 
     def _put(self, piece: bytes) -> int:
         """Write it, as far as that goes; how many line ends are left over."""

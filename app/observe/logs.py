@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import select
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import structlog
 from msgspec import to_builtins
@@ -91,6 +92,7 @@ class ExchangeLog:
         files: Where lines go besides stdout.
         shown: What is shown of bodies: in ``requests.json`` where there is one, else in stdout's lines.
         redactor: Takes secrets out of headers and bodies.
+        poll: As ``Stdout`` has it.
     """
 
     def __init__(
@@ -100,10 +102,11 @@ class ExchangeLog:
         files: LogFiles | None = None,
         shown: Shown | None = None,
         redactor: Redactor | None = None,
+        poll: Callable[[], Any] = select.poll,
     ) -> None:
         self._least = LEVELS[level]
         self._console = structlog.dev.ConsoleRenderer(colors=False) if style == "console" else None
-        self._stdout = Stdout()
+        self._stdout = Stdout(poll)
         self._files = files
         self._shown = shown or Shown()
         self._redactor = redactor or Redactor()
@@ -122,6 +125,7 @@ class ExchangeLog:
     def _forget(self) -> None:
         """In a child: what waits is the parent's to write, and whoever holds the lock is not here."""
         self._waiting.clear()
+        self._stdout.forget()
         self._pumped = False
         self._lock = threading.Lock()
 
@@ -186,6 +190,8 @@ class ExchangeLog:
         """What is wrong with the log, for people."""
         found = [f"{file.name} cannot be written to: {file.trouble}" for file in self._every if file.trouble]
         found += [f"{file.lost} lines could not be written to {file.name}" for file in self._every if file.lost]
+        if self._stdout.waiting_bytes:
+            found.insert(0, f"stdout is not read: {self._stdout.waiting_bytes} bytes of lines wait for its reader")
         if self._dropped + self._stdout.lost:
             found.insert(0, f"{self._dropped + self._stdout.lost} lines could not be written to stdout")
         return [f"log: {one}" for one in found]
@@ -202,7 +208,7 @@ class ExchangeLog:
             wait_s: How long a file may be waited for that another worker is writing to.
         """
         turns = 0
-        while self._waiting or (wait_s and self._files is not None):
+        while self._waiting or (wait_s and (self._files is not None or self._stdout.waiting_bytes)):
             if not self._lock.acquire(blocking=False):
                 return
             try:
@@ -220,6 +226,7 @@ class ExchangeLog:
         if self._lock.acquire(blocking=False) or self._lock.acquire(timeout=_LAST_WAIT_S):
             try:
                 self._write(_LAST_WAIT_S)
+                self._stdout.end(_LAST_WAIT_S)
                 for file in self._every:
                     file.close()
             finally:
@@ -255,8 +262,9 @@ class ExchangeLog:
         for file in self._every:  # before stdout, which may be a pipe that nobody reads
             file.flush(wait_s)
         if written:
-            self._stdout.write(b"".join(written))
             self._written_at = time.monotonic()
+        if written or self._stdout.waiting_bytes:
+            self._stdout.write(b"".join(written))
         if self._files is not None:
             self._tell_troubles()
 

@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ out.write(b"ready\\n")
 sys.stdin.readline()  # all begin at once, and the pipe is full soon
 for batch in range(40):
     out.write(b"".join(lines[batch * 64 : batch * 64 + 64]))
+out.end(60.0)
 assert out.lost == 0
 """
 
@@ -122,6 +124,44 @@ def test_a_full_pipe_that_must_not_be_waited_for_loses_lines_and_counts_them(
     found.write(b"one\ntwo\n")
     found.write(b"three\n")
     assert (raw.got, found.lost) == (b"three\n", 2)
+
+
+def test_a_pipe_that_nobody_reads_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_stdout, "_BACKLOG_BYTES", 100_000)
+    reader, writer = os.pipe()
+    lines = [f"{number:03} {'x' * 995}\n".encode() for number in range(300)]
+    with os.fdopen(reader, "rb", buffering=0) as told, os.fdopen(writer, "wb") as pipe:
+        found = stdout(monkeypatch, pipe)
+        for line in lines:
+            found.write(line)
+        kept = 100
+        taken = 300 - kept - found.lost
+        assert found.waiting_bytes == kept * 1000
+        assert 50 <= taken <= 65, "as much as a pipe holds"
+        os.set_blocking(reader, False)
+        got = told.read()
+        while found.waiting_bytes:
+            found.write()
+            got += told.read() or b""
+        numbers = [int(line[:3]) for line in got.splitlines()]
+        assert numbers == [*range(taken), *range(300 - kept, 300)], "whole, in order, the oldest lost"
+
+
+def test_at_the_end_what_nobody_reads_is_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as told, os.fdopen(writer, "wb") as pipe:
+        found = stdout(monkeypatch, pipe)
+        for _ in range(100):
+            found.write(b"x" * 999 + b"\n")
+        waiting = found.waiting_bytes // 1000
+        found.end(0.01)
+        assert (found.waiting_bytes, found.lost) == (0, waiting)
+        found.write(b"y" * 999 + b"\n")
+        thread = threading.Timer(0.05, told.read, (65_536,))
+        thread.start()
+        found.end(10.0)
+        assert (found.waiting_bytes, found.lost) == (0, waiting), "its reader came back in time"
+        thread.join()
 
 
 def test_workers_that_share_a_pipe_tear_no_line_of_each_other() -> None:

@@ -311,6 +311,28 @@ def test_a_stdout_that_was_closed_from_the_beginning(
     assert ids(rows(tmp_path / "logs" / "performance.json")) == ["r"]
 
 
+def test_a_stdout_that_nobody_reads_is_told_of_and_tried_again(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as told, os.fdopen(writer, "wb") as pipe:
+        monkeypatch.setattr(log_stdout, "sys", SimpleNamespace(stdout=SimpleNamespace(buffer=pipe)))
+        log = pumped()
+        for _ in range(300):
+            log.observe([RECORD])
+        log.flush()
+        (trouble,) = log.troubles
+        assert trouble.startswith("log: stdout is not read: ")
+        assert trouble.endswith(" bytes of lines wait for its reader")
+        found = told.read(65_536)
+        for _ in range(10):
+            log.pump()
+            os.set_blocking(reader, False)
+            found += told.read(65_536) or b""
+        assert log.troubles == []
+        assert ids([json.loads(line) for line in found.splitlines()]) == ["r"] * 300
+
+
 def test_files_have_their_lines_before_stdout_is_asked(tmp_path: Path, sink: Sink, watch: Watch) -> None:
     """It may be a pipe that nobody reads."""
     log = ExchangeLog("info", "json", made(tmp_path / "logs"))
