@@ -15,7 +15,7 @@ import pytest
 from app.cli import markdown_table
 from app.exchange import Attempt, Record
 from app.observe.explained import explained
-from app.observe.log_line import fields
+from app.observe.log_line import INFO, fields, lines, told
 from app.observe.monitor import PerformanceMonitor
 from app.settings import PROFILES, load, rows
 
@@ -62,7 +62,7 @@ def test_the_log_line_has_the_fields_that_are_logged() -> None:
     known = {name: value for name, value in row.items() if name in Record.__struct_fields__} | {
         "attempts": attempts
     }
-    logged = fields(Record(**known)) | {"event": "exchange", "level": "info", "time": row["time"]}
+    logged = json.loads(lines([told(Record(**known), INFO, row["time"])]))
     assert list(logged.items()) == list(row.items())
     failed = Record(**known)._replace(stream_error="overloaded_error")
     for name in re.findall(r"^\| (`[^|]+`) \| ", README.partition("| field | meaning |")[2], re.MULTILINE)[:12]:

@@ -9,8 +9,8 @@
 Context: what is done once per exchange runs from cold caches, at half to a third of the speed of a loop; the
 Record, its usage and price, its log line and its counting were 15 % of a short request's CPU. Choice: exchanges
 wait for company. Price: a worker that is killed (SIGKILL, out of memory) takes with it the Records of a quarter
-second at most. SIGTERM, SIGINT and a worker's regular end lose nothing. Where no keeper runs (yet, or any more)
-every Record is made at once.
+second at most. Under gunicorn SIGTERM, SIGINT and a worker's regular end lose nothing. Where no keeper runs (yet,
+or any more) every Record is made at once.
 
 Runs on: worker.
 """

@@ -5,8 +5,9 @@
                                 | else:    the keeper's next tick, a quarter second at most
 
 Lines wait unformatted, for a write costs more than a line does. A worker that is killed (SIGKILL, out of memory)
-takes with it what was not written yet: a quarter second at most, and never an error. SIGTERM, SIGINT and a
-worker's regular end lose nothing. Where no keeper runs (yet, or any more), every line is written at once.
+takes with it what was not written yet: a quarter second at most, and never an error. Under gunicorn SIGTERM,
+SIGINT and a worker's regular end lose nothing. Where no keeper runs (yet, or any more), every line is written at
+once.
 
 An exchange's line is msgspec's struct, written by its encoder, thirty at a time: half the time of a dict through
 orjson, a sixth of json's. structlog renders the lines for people (``LOG_FORMAT=console``); its
