@@ -135,6 +135,9 @@ class PerformanceMonitor:
                 self._evaluate_at = now + EVALUATE_S
         if due:
             self._evaluate(node, now)
+        elif self._watch.unwritten and node.file is not None and node.file.leads:
+            self._watch.unwritten = False
+            node.write_watch(self._watch.written())
 
     def stop(self) -> None:
         """Write what is left. Waits for nothing: whoever ends a worker may be in a signal's handler."""
@@ -223,6 +226,7 @@ class PerformanceMonitor:
         if self._watch.rules and self._leads(node):
             with self._lock:
                 values = _values(node.look(now), now)
+            self._watch.unwritten = False
             self._watch.evaluate(values, time.time())
             node.write_watch(self._watch.written())
 

@@ -47,6 +47,7 @@ class Watch:
     Attributes:
         rules: What is watched.
         callbacks: Are shown every alert, in a thread of their own.
+        unwritten: Something has changed between two looks: what ``written`` says should be written again.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Watch:
         self._lock = threading.Lock()
         self._states = {rule.name: State() for rule in self.rules}
         self._trouble = ""
+        self.unwritten = False
         self._webhook = self._make_webhook(self._arrived) if self._make_webhook is not None else None
         self._calls: Errands[Alert] = Errands("penstock-alerts", self._call)
         self._host = os.uname().nodename
@@ -156,5 +158,6 @@ class Watch:
             state = self._states.get(alert.rule)
             if state is not None and state.untold and state.untold[2] == alert.at:  # and not a later one
                 self._states[alert.rule] = state._replace(untold=None)
+            self.unwritten = True
         if fault:
             self._tell({"event": "alert_undelivered", "rule": alert.rule, "state": alert.state, "error": fault})

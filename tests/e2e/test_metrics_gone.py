@@ -60,7 +60,7 @@ def test_a_directory_that_went_is_made_anew(farm: Farm, simulator: Running, tmp_
         until(lambda: len(server.lines("metrics_not_shared")) == 2, 10, "both say so")
         replace_one(server)
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert samples(server)["penstock_workers{}"] == 1, "what the new worker shares"
+        until(lambda: samples(server)["penstock_workers{}"] == 1, 5, "what the new worker shares")
         prefix = "metrics are not shared: "
         again = f"{prefix}{folder} had gone and was made anew; what was counted before is lost"
         lost = f"{prefix}this worker's files are gone; nobody else sees what it counts"

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -157,6 +158,7 @@ def test_b44_an_alert_is_told_once_to_everyone_and_resolved(
         (state,) = performance(server)["alerts"]
         assert (state["rule"], state["state"]) == ("error_rate", "firing")
 
+        time.sleep(1.0)  # that it was delivered is written down within a quarter second
         for pid in server.workers():  # whichever of them watched is gone then
             another_instead(server, pid)
         until(lambda: told(server, "penstock_alert_firing", 'rule="error_rate"') == 1, 5, "one that watches")

@@ -29,7 +29,7 @@ from app.observe.logs import ExchangeLog
 from app.observe.redact import Redactor
 
 RECORD = Record(
-    "r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("200", 1.23456, "new"),), at=time.time(),
+    "r", "messages", "POST", "/v1/messages", 200, "", attempts=(Attempt("200", 1.23456, "new"),),
     upstream_head_ms=5.0, gateway_ms=1.00049, client_left=True, fallback=True,
 )  # fmt: skip
 FAILED = RECORD._replace(request_id="failed", status=529, attempts=(Attempt("529", 1.0),), client_left=False)
@@ -116,7 +116,7 @@ def test_b40_one_json_line_per_exchange(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_b40_the_line_is_what_structlogs_chain_would_write(capsys: pytest.CaptureFixture[str]) -> None:
     """Without it, a line takes a third of the time."""
-    put(ExchangeLog("info", "json"), RECORD)
+    put(ExchangeLog("info", "json"), RECORD._replace(at=time.time()))
     ours = capsys.readouterr().out
     sink = io.BytesIO()
     chain: list[Any] = [

@@ -320,6 +320,20 @@ def test_b44_threads_lose_nothing(ours: PerformanceMonitor) -> None:
     assert (found["tracked"]["report"]["requests"], found["requests"]) == (8000, 8000)
 
 
+def test_b44_what_came_of_an_alert_is_written_at_the_next_tick(clock: Clock, path: str) -> None:
+    """Whoever watches next would send it again."""
+    one = Worker(clock, path)
+    one.take(GOOD)
+    node, watch = one.monitor._node, one.monitor._watch
+    assert node is not None and node.file is not None and node.file.leads
+    watch._arrived(Alert("a", "firing", "gone", 1.0, 1.0, 60, 1.0, "h", "t"), "no answer")
+    assert node.file.watch()["trouble"] == ""
+    clock.now += 0.25
+    one.monitor.pump()
+    assert node.file.watch()["trouble"].endswith("no answer")
+    assert not watch.unwritten
+
+
 def test_b44_a_child_is_another_worker(ours: PerformanceMonitor, path: str) -> None:
     """An application loaded ahead of its workers, or one that forks: nothing of the parent's is counted twice."""
     ours.configure(Setup(path=lambda: path), Watch((), lambda _: None))
