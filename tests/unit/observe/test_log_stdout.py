@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from app.observe import log_stdout
 from app.observe.log_stdout import Stdout, pieces
+from app.observe.logs import ExchangeLog
 
 ROOT = Path(__file__).resolve().parents[3]
 # One of several workers with one stdout.
@@ -63,6 +64,11 @@ class Raw(io.RawIOBase):
 def stdout(monkeypatch: pytest.MonkeyPatch, buffer: object) -> Stdout:
     monkeypatch.setattr(log_stdout, "sys", SimpleNamespace(stdout=SimpleNamespace(buffer=buffer)))
     return Stdout()
+
+
+def logs_on(monkeypatch: pytest.MonkeyPatch, buffer: object) -> ExchangeLog:
+    monkeypatch.setattr(log_stdout, "sys", SimpleNamespace(stdout=SimpleNamespace(buffer=buffer)))
+    return ExchangeLog("info", "json")
 
 
 @given(st.lists(st.text("xy", max_size=30)), st.integers(1, 60))
@@ -162,6 +168,21 @@ def test_at_the_end_what_nobody_reads_is_lost_and_counted(monkeypatch: pytest.Mo
         found.end(10.0)
         assert (found.waiting_bytes, found.lost) == (0, waiting), "its reader came back in time"
         thread.join()
+
+
+def test_a_child_does_not_write_what_waits_in_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as told, os.fdopen(writer, "wb") as pipe:
+        log = logs_on(monkeypatch, pipe)
+        for _ in range(100):
+            log._stdout.write(b"x" * 999 + b"\n")
+        waiting = log._stdout.waiting_bytes
+        pid = os.fork()
+        if pid == 0:
+            os._exit(1 if log._stdout.waiting_bytes else 0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert log._stdout.waiting_bytes == waiting > 0
+        told.read(65_536)
 
 
 def test_workers_that_share_a_pipe_tear_no_line_of_each_other() -> None:
